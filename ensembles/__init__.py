@@ -1,0 +1,1 @@
+"""Ensembles: rank, select, combine, score, artifact, report."""

@@ -1,0 +1,112 @@
+"""Build, show and use ensembles."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from models.base import BadInput
+from models.files import atomic_path
+
+EXAMPLES = """
+examples:
+  python -m ensembles show lorenz
+  python -m ensembles build mc_maze_small --rule topn --size 7      parity with the published ensemble
+  python -m ensembles predict lorenz new_trials.h5 -o rates.h5
+
+STUDY is a name in RAY_TUNE_HOME, or the path of a study or of a copied ensemble folder.
+"""
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m ensembles",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    build = commands.add_parser("build", help="rebuild a study's ensemble, by another rule perhaps")
+    build.add_argument("study")
+    build.add_argument("--rule", default="greedy", help="greedy (bagged, default) or topn")
+    build.add_argument("--size", type=int, help="with topn: exactly this many members")
+    show = commands.add_parser("show", help="members, weights and scores")
+    show.add_argument("study")
+    show.add_argument("--json", action="store_true", help="as JSON")
+    predict = commands.add_parser("predict", help="use an ensemble on new data")
+    predict.add_argument("study")
+    predict.add_argument("data", type=Path, help="a file in the family's format")
+    predict.add_argument("-o", "--output", type=Path, required=True, help="HDF5 file to write")
+    predict.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
+    predict.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    return parser.parse_args(argv)
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from ensembles import build, report
+    from tuner.study import open_study, study_path
+
+    study = open_study(study_path(arguments.study))
+    with study.lock():
+        artifact = build.build(study, arguments.rule, arguments.size, say=print)
+        report.leaderboard(study, artifact)
+        print(f"report: {report.write(study)}")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from ensembles import artifact, report
+    from tuner.study import study_path
+
+    found = artifact.read(study_path(arguments.study))
+    if arguments.json:
+        print(json.dumps(found.meta, indent=1))
+    else:
+        report.show(found)
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    import h5py
+
+    from ensembles import artifact
+    from tuner.study import study_path
+
+    found = artifact.read(study_path(arguments.study))
+    found.verify()
+    if arguments.output.exists() and not arguments.overwrite:
+        raise BadInput(f"{arguments.output} exists; give --overwrite to replace it")
+    data = found.family.open(arguments.data, "test")
+    predicted = found.predict(data, arguments.device)
+    with atomic_path(arguments.output) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["study"] = found.meta["study"]
+        file.attrs["members"] = len(found.meta["members"])
+        for name, array in predicted.items():
+            file.create_dataset(name, data=array, compression="gzip")
+    shapes = ", ".join(f"{name} {array.shape}" for name, array in predicted.items())
+    print(f"{arguments.output}: {shapes}")
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"build": _build, "show": _show, "predict": _predict}
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse(argv)
+    try:
+        return _COMMANDS[arguments.command](arguments)
+    except BadInput as error:
+        print(f"ensembles: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno is None:
+            raise
+        print(f"ensembles: {error.strerror}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Model families. Each folder here is one family; `models.registry` finds them."""

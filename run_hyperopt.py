@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Search a model's hyperparameters, keep every good checkpoint, build the ensemble that wins."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+EXAMPLES = """
+examples:
+  run_hyperopt.py lorenz                                no data needed: generated spikes, a few minutes
+  run_hyperopt.py mc_maze_small --samples 120           a Neural Latents Benchmark dataset
+  run_hyperopt.py mc_maze_small --samples 200           the same study, larger: it goes on, nothing is lost
+  run_hyperopt.py --data my_spikes.h5 --family ndt      your own data in a family's format
+  run_hyperopt.py mc_maze --gpus-per-trial 0.5          two trials on each GPU
+  run_hyperopt.py lorenz --set TRAIN.NUM_UPDATES=200 --study lorenz-long
+
+A study lives in RAY_TUNE_HOME/<study> (default ~/nlb_2021/ray_results/neural-data-transformer). The same
+command resumes it after Ctrl-C, a crash or a power cut. Exit codes: 0 done, 1 the search failed, 2 bad input,
+130 interrupted.
+"""
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument_group("what to search").add_argument
+    add("dataset", nargs="?", help="a search space by name (see search_spaces/), or a YAML file")
+    add("--data", metavar="FILE", help="your own data, in the format of --family")
+    add("--family", help="model family of --data (default: ndt)")
+    add("--space", metavar="FILE", help="hyperparameter ranges from a published JSON space, in place of the YAML's")
+    add("--config", metavar="FILE", help="fixed settings from a published nested YAML template")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="fix one setting; repeatable")
+    add("--study", metavar="NAME", help="name (or path) of the study (default: the dataset's name)")
+    add("--seed", type=int, default=1, help="fixes proposals, initial weights, masks and dropout (default 1)")
+    add("--objective", help="what the searcher optimises (default: the family's metric; or e.g. best_masked_loss)")
+    add = parser.add_argument_group("how to search").add_argument
+    add("--samples", type=int, help="trials the study shall have in the end (default: the search space's budget)")
+    add("--searcher", default="skopt", help="skopt (Bayesian, default), random or optuna")
+    add("--scheduler", default="none", help="none (default) or asha (stop the worse trials early)")
+    add("--warm-start", metavar="CSV", type=Path, help="tell the searcher of an earlier study's models.csv")
+    add("--keep", type=int, help="checkpoints kept on disk (default: the search space's budget)")
+    add("--overwrite", action="store_true", help="delete the study of this name and start over")
+    add = parser.add_argument_group("on what").add_argument
+    add("--workers", type=int, help="trials side by side (default: as many as fit)")
+    add("--cpus-per-trial", type=float, default=1.0, help="cores of a trial (default 1: one thread each packs best)")
+    add("--gpus-per-trial", type=float, default=0.0, help="GPUs of a trial, e.g. 0.5 for two on each (default 0)")
+    add("--address", help="a running Ray cluster, e.g. auto or ray://head:10001 (default: this machine)")
+    add = parser.add_argument_group("the ensemble").add_argument
+    add("--rule", default="greedy", help="greedy (bagged, default) or topn (mean of the best N)")
+    add("--no-ensemble", action="store_true", help="search only")
+    add = parser.add_argument_group("what is shown").add_argument
+    add("--quiet", action="store_true", help="errors only")
+    add("--json", action="store_true", help="one JSON object a line, for programs")
+    add("--verbose", action="store_true", help="Ray's own messages too")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse(argv)
+    from models.base import BadInput
+
+    try:
+        return run(arguments)
+    except BadInput as error:
+        print(f"run_hyperopt: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno is None:
+            raise
+        print(f"run_hyperopt: {error.strerror}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        return 1
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from models.base import BadInput
+    from tuner import setup
+    from tuner.progress import Progress
+
+    request = setup.resolve(arguments)  # all that can be wrong with a command is found here, nothing is written
+    study, resumed = setup.open_or_begin(request, arguments.overwrite)
+    from ensembles import build, report
+    from tuner.search import ended_trials, search
+
+    def progress(total: int, done: int) -> Progress:
+        mode = "quiet" if arguments.quiet else "json" if arguments.json else "plain"
+        if mode == "plain" and sys.stdout.isatty() and not arguments.verbose:
+            mode = "live"
+        return Progress(mode, study.family.metric, total, done, study.name)
+
+    def say(text: str) -> None:
+        progress(0, 0).say(text)
+
+    with study.lock():
+        ended = ended_trials(study)
+        if resumed:
+            say(f"resuming study {study.name}: {len(ended)} of {request.options.samples} trials have ended ({study.path})")
+        else:
+            say(f"study {study.name}: {request.options.samples} trials ({study.path})")
+        if len(ended) < request.options.samples:
+            outcome = search(study, request.options, progress)
+            if outcome.ending == "disk full":
+                print("run_hyperopt: the disk is full; free some space and run the same command again", file=sys.stderr)
+                return 1
+            if outcome.ending == "interrupted":
+                say("interrupted; the same command goes on from here")
+                return 130
+        usable = [r for r in ended_trials(study).values() if r["status"] in ("finished", "stopped")]
+        if not usable:
+            reasons = sorted({r["reason"] for r in ended_trials(study).values() if r["reason"]})
+            detail = f" ({reasons[0]})" if reasons else ""
+            print(f"run_hyperopt: not one trial succeeded{detail}; see {study.path / 'models.csv'}", file=sys.stderr)
+            return 1
+        if arguments.no_ensemble:
+            return 0
+        try:
+            artifact = build.ensure(study, arguments.rule, say=say)
+        except BadInput as error:
+            print(f"run_hyperopt: {error}", file=sys.stderr)
+            return 1
+        path = report.ensure(study)
+        if arguments.json:
+            print(json.dumps({"event": "done", "ensemble": artifact.summary(), "report": str(path)}))
+        elif not arguments.quiet:
+            report.leaderboard(study, artifact)
+            print(f"report: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,282 @@
+"""What a search space file may say, read with errors that name the line.
+
+    family: ndt
+    data: {dataset: mc_maze_small}
+    fixed: {MODEL.NUM_LAYERS: 4}
+    space:
+      MODEL.DROPOUT: {uniform: [0.3, 0.7]}
+      TRAIN.LR.INIT: {loguniform: [1.0e-5, 5.0e-3]}
+      MODEL.CONTEXT_FORWARD: {randint: [10, 100]}      # the upper bound is exclusive
+      MODEL.DECODER.LAYERS: {choice: [1, 2]}
+    budget: {samples: 120, keep: 60}
+
+The published JSON spaces and nested YAML templates of AESMTE3 load as they are.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+
+from models.base import BadInput
+
+_HERE = Path(__file__).parent
+Kind = Literal["uniform", "loguniform", "randint", "lograndint", "choice"]
+KINDS: tuple[Kind, ...] = ("uniform", "loguniform", "randint", "lograndint", "choice")
+_TOP = ("family", "description", "data", "fixed", "space", "budget")
+_BUDGET = {"samples": 100, "keep": 60, "workers": None}
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Where one hyperparameter may lie.
+
+    Attributes:
+        kind: how it is drawn.
+        low, high: bounds; `high` is exclusive for the integer kinds.
+        options: what a choice chooses from.
+    """
+
+    kind: Kind
+    low: float = 0.0
+    high: float = 0.0
+    options: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind == "choice":
+            if not self.options:
+                raise BadInput("a choice needs at least one option")
+            return
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise BadInput("bounds must be finite numbers")
+        if self.low >= self.high:
+            raise BadInput(f"the lower bound {self.low:g} is not below the upper bound {self.high:g}")
+        if self.kind in ("loguniform", "lograndint") and self.low <= 0:
+            raise BadInput(f"a {self.kind} range must be above zero, not from {self.low:g}")
+        if self.integer and (self.low != int(self.low) or self.high != int(self.high)):
+            raise BadInput(f"{self.kind} bounds must be whole numbers")
+
+    @property
+    def integer(self) -> bool:
+        return self.kind in ("randint", "lograndint")
+
+    @property
+    def log(self) -> bool:
+        return self.kind in ("loguniform", "lograndint")
+
+    def contains(self, value: Any) -> bool:
+        if self.kind == "choice":
+            return value in self.options
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return False
+        if self.integer:
+            return value == int(value) and self.low <= value < self.high
+        return self.low <= value <= self.high
+
+    def to_json(self) -> dict[str, Any]:
+        values = list(self.options) if self.kind == "choice" else [self.low, self.high]
+        return {self.kind: values}
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """One dataset's search: which family, on what data, what is fixed and what is searched."""
+
+    name: str
+    family: str
+    data: dict[str, Any]
+    fixed: dict[str, Any]
+    space: dict[str, Domain]
+    budget: dict[str, Any] = field(default_factory=lambda: dict(_BUDGET))
+    description: str = ""
+
+
+def names() -> list[str]:
+    """The search spaces that come with Concert."""
+    return sorted(path.stem for path in _HERE.glob("*.yaml"))
+
+
+def load(name: str | Path) -> SearchSpace:
+    """A search space by name or by the path of a YAML file.
+
+    Raises:
+        BadInput: unknown name (with the nearest), unreadable file, or a wrong entry (with its line).
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.exists() and path.is_file():
+        if not path.exists():
+            raise BadInput(f"{path}: no such search space file")
+    else:
+        path = _HERE / f"{name}.yaml"
+        if not path.exists():
+            near = difflib.get_close_matches(str(name), names(), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
+            raise BadInput(f"unknown dataset {str(name)!r}; {hint}")
+    content, lines = read_yaml(path)
+
+    def fail(keys: tuple[str, ...], message: str) -> BadInput:
+        line = next((lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in lines), 1)
+        return BadInput(f"{path}, line {line}: {message}")
+
+    _known(content, _TOP, (), fail)
+    for key in ("family", "space"):
+        if key not in content:
+            raise fail((), f"missing {key!r}")
+    for key in ("data", "fixed", "space", "budget"):
+        if not isinstance(content.get(key) or {}, dict):
+            raise fail((key,), f"{key} must be a mapping")
+    space: dict[str, Domain] = {}
+    for key, value in (content["space"] or {}).items():
+        try:
+            space[key] = _domain(value)
+        except BadInput as error:
+            raise fail(("space", key), f"{key}: {error}") from None
+    if not space:
+        raise fail(("space",), "the space is empty: there is nothing to search")
+    budget = {**_BUDGET, **(content.get("budget") or {})}
+    _known(budget, tuple(_BUDGET), ("budget",), fail)
+    for key, value in budget.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise fail(("budget", key), f"budget {key} must be a whole number above zero, not {value!r}")
+    fixed = {key: _number(value) for key, value in (content.get("fixed") or {}).items()}
+    both = sorted(set(fixed) & set(space))
+    if both:
+        raise fail(("fixed", both[0]), f"{both[0]} is both fixed and searched")
+    return SearchSpace(
+        path.stem,
+        str(content["family"]),
+        dict(content.get("data") or {}),
+        fixed,
+        space,
+        budget,
+        str(content.get("description") or ""),
+    )
+
+
+def _known(content: Mapping[str, Any], known: tuple[str, ...], at: tuple[str, ...], fail: Any) -> None:
+    for key in content:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise fail((*at, key), f"unknown key {key!r}; {hint}")
+
+
+def _number(value: Any) -> Any:
+    """YAML reads 1e-5 (no point) as text; people mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _domain(value: Any) -> Domain:
+    if not isinstance(value, dict) or len(value) != 1:
+        raise BadInput(f"expected one of {', '.join(KINDS)} with its bounds, not {value!r}")
+    ((kind, arguments),) = value.items()
+    if kind not in KINDS:
+        near = difflib.get_close_matches(str(kind), KINDS, n=1)
+        raise BadInput(f"unknown kind {kind!r}; " + (f"did you mean {near[0]}?" if near else "there are " + ", ".join(KINDS)))
+    if not isinstance(arguments, list):
+        raise BadInput(f"{kind} takes a list")
+    if kind == "choice":
+        return Domain("choice", options=tuple(_number(v) for v in arguments))
+    bounds = [_number(v) for v in arguments]
+    if len(bounds) != 2 or not all(isinstance(b, (int, float)) and not isinstance(b, bool) for b in bounds):
+        raise BadInput(f"{kind} takes two numbers, not {arguments!r}")
+    return Domain(cast(Kind, kind), bounds[0], bounds[1])
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """A YAML mapping and the line of each of its keys, by path.
+
+    Raises:
+        BadInput: not YAML, not a mapping, or a key given twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise BadInput(f"{path}, line {line}: not valid YAML ({error.problem})") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise BadInput(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}, line 1: expected a mapping of keys to values")
+    lines: dict[tuple[str, ...], int] = {}
+
+    def walk(at: Any, keys: tuple[str, ...]) -> None:
+        if isinstance(at, yaml.MappingNode):
+            for key, value in at.value:
+                here = (*keys, str(key.value))
+                if here in lines:
+                    raise BadInput(f"{path}, line {key.start_mark.line + 1}: {key.value!r} is given twice")
+                lines[here] = key.start_mark.line + 1
+                walk(value, here)
+
+    walk(node, ())
+    return content, lines
+
+
+def load_space_json(path: Path) -> dict[str, Domain]:
+    """A published JSON space: {"MODEL.DROPOUT": {"low", "high", "sample_fn", "opts"}}.
+
+    A missing `sample_fn` means uniform there; `opts` alone means a choice.
+
+    Raises:
+        BadInput: unreadable, or an entry that makes no range.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read ({error})") from None
+    if not isinstance(content, dict) or not content:
+        raise BadInput(f"{path}: expected a mapping of settings to ranges")
+    space: dict[str, Domain] = {}
+    for key, entry in content.items():
+        if not isinstance(entry, dict):
+            raise BadInput(f"{path}: {key} must be a mapping")
+        unknown = sorted(set(entry) - {"low", "high", "sample_fn", "opts", "resample_probability", "limits", "explore_wt", "enforce_limits"})
+        if unknown:
+            raise BadInput(f"{path}: {key} has the unknown key {unknown[0]!r}")
+        kind = entry.get("sample_fn") or ("choice" if "opts" in entry and "low" not in entry else "uniform")
+        try:
+            if kind == "choice":
+                space[key] = Domain("choice", options=tuple(entry.get("opts") or ()))
+            elif kind in KINDS:
+                space[key] = Domain(kind, float(entry["low"]), float(entry["high"]))
+            else:
+                raise BadInput(f"unknown sample_fn {kind!r}; there are {', '.join(KINDS)}")
+        except (BadInput, KeyError, TypeError, ValueError) as error:
+            detail = f"missing {error}" if isinstance(error, KeyError) else str(error)
+            raise BadInput(f"{path}: {key}: {detail}") from None
+    return space
+
+
+def load_template(path: Path) -> dict[str, Any]:
+    """A published nested YAML template as dotted settings: {MODEL: {DROPOUT: .2}} -> {"MODEL.DROPOUT": .2}."""
+    content, _ = read_yaml(path)
+    flat: dict[str, Any] = {}
+
+    def walk(value: Any, prefix: str) -> None:
+        if isinstance(value, dict):
+            for key, below in value.items():
+                walk(below, f"{prefix}.{key}" if prefix else str(key))
+        else:
+            flat[prefix] = _number(value) if prefix.split(".")[0] in ("MODEL", "TRAIN") else value
+
+    walk(content, "")
+    return flat

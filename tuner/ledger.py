@@ -1,0 +1,100 @@
+"""Every checkpoint of a study as one table, derived from the trial folders and never the other way round."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from models.base import BadInput
+from models.files import atomic_path
+from tuner.study import Study
+from tuner.trial import read_result
+
+RUNNING = "interrupted"
+_FIRST = ["trial_id", "val_ckpt"]
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def trial_configs(study: Study) -> list[dict[str, Any]]:
+    """The config.json of each trial, in the order they were proposed."""
+    configs = [read_json(path) for path in study.trials.glob("*/config.json")]
+    return sorted((c for c in configs if c), key=lambda c: (c["number"], c["trial_id"]))
+
+
+def table(study: Study) -> pd.DataFrame:
+    """One row a snapshot, best first; trials without one (failed, diverged early) at the end, with their reason.
+
+    Columns: trial_id, val_ckpt (the snapshot), metrics, seconds, status, reason, path (relative; empty once
+    pruned), then every hyperparameter.
+    """
+    rows: list[dict[str, Any]] = []
+    for config in trial_configs(study):
+        folder = study.trials / config["trial_id"]
+        result = read_result(folder) or {"status": RUNNING, "reason": "", "seconds": None}
+        common = {key: result[key] for key in ("seconds", "status", "reason")}
+        found = False
+        for name in study.family.snapshots:
+            card = read_json(folder / f"{name}.json")
+            if card is None:
+                continue
+            found = True
+            weights = folder / f"{name}.safetensors"
+            rows.append({
+                "trial_id": config["trial_id"],
+                "val_ckpt": name,
+                **{k: v for k, v in card["metrics"].items() if k != "seconds"},
+                **common,
+                "path": str(weights.relative_to(study.path)) if weights.exists() else "",
+                **config["settings"],
+            })  # fmt: skip
+        if not found:
+            rows.append({"trial_id": config["trial_id"], "val_ckpt": "", **common, "path": "", **config["settings"]})
+    metric = study.family.metric
+    frame = pd.DataFrame(rows, columns=None if rows else [*_FIRST, metric.name, "seconds", "status", "reason", "path"])
+    if metric.name not in frame:
+        frame[metric.name] = float("nan")
+    # stable: of equals, the one proposed first
+    frame = frame.sort_values(metric.name, ascending=metric.mode == "min", kind="stable", na_position="last")
+    last = ["seconds", "status", "reason", "path"]
+    searched = [name for name in study.config["space"] if name in frame]
+    middle = [c for c in frame.columns if c not in {*_FIRST, metric.name, *last, *searched}]
+    return frame[[*_FIRST, metric.name, *middle, *last, *searched]].reset_index(drop=True)
+
+
+def write(study: Study, keep: int) -> pd.DataFrame:
+    """Bring models.csv up to date and drop the weights of all but the best `keep` checkpoints of ended trials."""
+    frame = table(study)
+    ended = frame[(frame["status"] != RUNNING) & (frame["path"] != "")]
+    for index in ended.index[keep:]:
+        (study.path / str(frame.at[index, "path"])).unlink(missing_ok=True)
+        frame.at[index, "path"] = ""
+    with atomic_path(study.path / "models.csv") as path:
+        frame.to_csv(path)
+    return frame
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A models.csv, ours or AESMTE3's; trial ids stay text.
+
+    Raises:
+        BadInput: no such file, or not such a table.
+    """
+    try:
+        frame = pd.read_csv(path, index_col=0, dtype={"trial_id": str, "val_ckpt": str}, keep_default_na=True)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not a table of models ({str(error).splitlines()[0]})") from None
+    if "trial_id" not in frame or "val_ckpt" not in frame:
+        raise BadInput(f"{path}: has no trial_id and val_ckpt columns")
+    return frame

@@ -1,0 +1,396 @@
+"""The search on Ray Tune: a study in, finished trials in its folder out."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.base import BadInput
+from models.files import write_json
+from tuner import ledger
+from tuner.progress import Progress
+from tuner.resources import Resources, plan, tune_allocator
+from tuner.study import FAILED, STOPPED, Study
+from tuner.trial import DiskFull, read_result, run_trial
+
+# before ray is imported: these are read at import
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+from ray.tune.stopper import NoopStopper  # noqa: E402
+
+from tuner import schedulers, searchers  # noqa: E402
+from tuner.searchers.base import SpaceSearcher  # noqa: E402
+
+WORKER_RETRIES = 2
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to search; none of it changes what a study is, so all may differ when it is continued."""
+
+    samples: int
+    searcher: str = "skopt"
+    scheduler: str = "none"
+    workers: int | None = None
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float = 0.0
+    address: str | None = None
+    keep: int = 60
+    checkpoint_seconds: float = 30.0
+    verbose: bool = False
+    warm_start: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a search ended: "complete", "interrupted" or "disk full"."""
+
+    ending: str
+    counts: dict[str, int]
+
+
+def ended_trials(study: Study) -> dict[str, dict[str, Any]]:
+    """The results of a study's ended trials, by trial id."""
+    found = {c["trial_id"]: read_result(study.trials / c["trial_id"]) for c in ledger.trial_configs(study)}
+    return {trial_id: result for trial_id, result in found.items() if result is not None}
+
+
+def objective_value(study: Study, result: dict[str, Any]) -> float | None:
+    """The value that the searcher is told: the best the trial reached; None if it ended badly."""
+    value = result["best"].get(study.config["objective"])
+    return value if result["status"] in ("finished", STOPPED) and value is not None and math.isfinite(value) else None
+
+
+def search(study: Study, options: Options, progress: Callable[[int, int], Progress]) -> Outcome:
+    """Run trials until the study has `options.samples` ended ones. The caller holds the study's lock.
+
+    Args:
+        progress: makes the display, given the total and the number of trials that had ended before.
+
+    Raises:
+        BadInput: trials could never start.
+    """
+    ended = ended_trials(study)
+    with _cluster(options) as resources:
+        feed = StudyFeed(study, options)
+        left = max(0, options.samples - len(ended))
+        interrupted = threading.Event()
+        with progress(options.samples, len(ended)) as shown, _signals(interrupted):
+            follow = _Follow(study, feed, shown, options.keep, interrupted)
+            if left:
+                tuner = tune.Tuner(
+                    tune.with_resources(
+                        _trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
+                    ),
+                    tune_config=tune.TuneConfig(
+                        search_alg=feed,
+                        scheduler=schedulers.create(options.scheduler, feed.metric, feed.mode),
+                        num_samples=left,
+                        max_concurrent_trials=resources.workers,
+                        # with ASHA the next trial may come at once; otherwise a worker's imports are kept, too
+                        reuse_actors=True,
+                    ),
+                    run_config=tune.RunConfig(
+                        name="ray",
+                        storage_path=str((study.path / ".ray").resolve()),
+                        callbacks=[follow],
+                        failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
+                        stop=_Stop(follow),
+                        verbose=1 if options.verbose else 0,
+                        log_to_file=False,
+                    ),
+                )
+                tuner.fit()
+            ledger.write(study, options.keep)
+    counts: dict[str, int] = {}
+    for result in ended_trials(study).values():
+        counts[result["status"]] = counts.get(result["status"], 0) + 1
+    ending = "disk full" if follow.disk_full else "interrupted" if interrupted.is_set() else "complete"
+    return Outcome(ending, counts)
+
+
+@contextmanager
+def _cluster(options: Options) -> Iterator[Resources]:
+    """A local Ray, or the running one at `address`; what it offers is checked against what trials want."""
+    from tuner.resources import available_cpus
+
+    cores = available_cpus()
+    if options.address is None and not options.gpus_per_trial:
+        # before Ray starts: a mistake in the command is told at once
+        plan(cores, 0, options.workers, options.cpus_per_trial, options.gpus_per_trial)
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
+    quiet = {} if options.verbose else {"logging_level": "ERROR", "log_to_driver": False}
+    common: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": path}}, "configure_logging": True, **quiet}
+    try:
+        if options.address is None:
+            ray.init(num_cpus=cores, include_dashboard=False, object_store_memory=200 * 2**20, **common)
+        else:
+            ray.init(address=options.address, **common)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"no Ray cluster at {options.address}" if options.address else "Ray could not start"
+        raise BadInput(f"{where} ({str(error).splitlines()[0]})") from None
+    try:
+        offered = ray.cluster_resources()
+        yield plan(
+            offered.get("CPU", 0),
+            offered.get("GPU", 0),
+            options.workers,
+            options.cpus_per_trial,
+            options.gpus_per_trial,
+        )
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _signals(interrupted: threading.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the search in order; a second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, _frame: object) -> None:
+        if interrupted.is_set():
+            os._exit(128 + number)
+        interrupted.set()
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _trainable(config: dict[str, Any]) -> None:
+    """The one Ray trainable: every family, every study."""
+    import torch
+
+    tune_allocator()
+    torch.set_num_threads(config["threads"])
+    from tuner.study import open_study
+
+    study = open_study(Path(config["study"]))
+    metric, objective = study.family.metric.name, study.config["objective"]
+
+    def report(metrics: dict[str, Any]) -> None:
+        best = metrics.pop("objectives")
+        tune.report({
+            **metrics,
+            "percent": 100.0 * metrics["progress"],
+            "score": best.get(metric, math.nan),
+            "objective": best.get(objective, math.nan),
+        })  # fmt: skip
+
+    try:
+        run_trial(
+            study.trials / config["trial_id"],
+            study.family,
+            study.family.check({**study.config["fixed"], **config["settings"]}),
+            study.load_data(),
+            config["device"],
+            config["seed"],
+            report,
+            config["checkpoint_seconds"],
+        )
+    except DiskFull:
+        tune.report({"status": "disk full", "progress": 0.0, "percent": 0.0, "score": math.nan, "objective": math.nan})
+
+
+class StudyFeed(Searcher):
+    """Hands Ray the study's interrupted trials first, then the searcher's proposals; each is on disk before it runs."""
+
+    def __init__(self, study: Study, options: Options) -> None:
+        objective = study.config["objective"]
+        mode = next(m.mode for m in study.family.snapshots.values() if m.name == objective)
+        super().__init__(metric="objective", mode=mode)
+        self.study, self.options = study, options
+        self.closed = False
+        self.trial_ids: dict[str, str] = {}
+        self.resumed: set[str] = set()
+        self.searcher: SpaceSearcher = searchers.create(
+            options.searcher, study.space, "objective", mode, study.config["seed"]
+        )
+        self._interrupted: deque[dict[str, Any]] = deque()
+        self._next = 0
+        self._recall()
+
+    def _recall(self) -> None:
+        if self.options.warm_start is not None:
+            self._warm_start(self.options.warm_start)
+        for config in ledger.trial_configs(self.study):
+            self._next = max(self._next, config["number"] + 1)
+            result = read_result(self.study.trials / config["trial_id"])
+            if result is None:
+                self._interrupted.append(config)
+                self.searcher.add_pending_point(config["trial_id"], config["settings"])
+            else:
+                self.searcher.add_evaluated_point(config["settings"], objective_value(self.study, result))
+        self.searcher.asked = self._next
+
+    def _warm_start(self, path: Path) -> None:
+        frame = ledger.read(path)
+        objective = self.study.config["objective"]
+        column = next((c for c in (objective, f"best_{objective}") if c in frame), None)
+        if column is None:
+            raise BadInput(f"{path}: has no column {objective} to start from")
+        ascending = self.searcher.mode == "min"
+        told = 0
+        for _, row in frame.sort_values(column, ascending=ascending).groupby("trial_id", sort=False).first().iterrows():
+            settings = {k: _whole(row.get(k), domain.integer) for k, domain in self.study.space.items()}
+            if self.searcher.contains(settings):
+                self.searcher.add_evaluated_point(settings, row[column])
+                told += 1
+        if not told:
+            raise BadInput(f"{path}: no model of it lies in this search space")
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        if self.closed:
+            return str(Searcher.FINISHED)
+        if self._interrupted:
+            config = self._interrupted.popleft()
+            self.resumed.add(config["trial_id"])
+        else:
+            name = self.study.trial_id(self._next)
+            point = self.searcher.suggest(name)
+            if not isinstance(point, dict):
+                return point
+            config = {"trial_id": name, "number": self._next, "seed": self.study.trial_seed(self._next), "settings": point}
+            write_json(self.study.trials / name / "config.json", config)
+            self._next += 1
+        self.trial_ids[trial_id] = config["trial_id"]
+        return {
+            **config,
+            "study": str(self.study.path.resolve()),
+            "device": "cuda" if self.options.gpus_per_trial else "cpu",
+            "threads": max(1, int(self.options.cpus_per_trial)),
+            "checkpoint_seconds": self.options.checkpoint_seconds,
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Told by Ray; what the trial left in its folder is what counts."""
+        name = self.trial_ids.get(trial_id)
+        if name is None:
+            return
+        ended = read_result(self.study.trials / name)
+        if ended is None and self.closed:
+            return  # interrupted: it goes on another time
+        if ended is None:
+            percent = (result or {}).get("percent", 0.0)
+            reason = "the worker process died" if error else f"stopped by the scheduler at {percent:.0f} %"
+            ended = self._settle(name, FAILED if error else STOPPED, reason, (result or {}).get("time_total_s", 0.0))
+        value = objective_value(self.study, ended)
+        self.searcher.on_trial_complete(name, {"objective": value if value is not None else math.nan})
+
+    def _settle(self, name: str, status: str, reason: str, seconds: float) -> dict[str, Any]:
+        """Write the result of a trial that could not itself: it was stopped, or lost its process."""
+        folder = self.study.trials / name
+        best = {}
+        for snapshot, metric in self.study.family.snapshots.items():
+            card = ledger.read_json(folder / f"{snapshot}.json")
+            if card:
+                best[metric.name] = card["metrics"].get(metric.name)
+        result = {"status": status, "reason": reason, "seconds": seconds, "best": best, "metrics": {}}
+        write_json(folder / "result.json", result)
+        (folder / "last.safetensors").unlink(missing_ok=True)
+        return result
+
+    def get_state(self) -> dict[str, Any]:
+        return self.searcher.get_state()
+
+    def set_state(self, state: Mapping[str, Any]) -> None:  # type: ignore[override]
+        self.searcher.set_state(state)
+
+    def save(self, checkpoint_path: str) -> None:
+        self.searcher.save(checkpoint_path)
+
+    def restore(self, checkpoint_path: str) -> None:
+        self.searcher.restore(checkpoint_path)
+
+
+def _whole(value: Any, integer: bool) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return int(value) if integer and isinstance(value, float) and value.is_integer() else value
+
+
+class _Stop(tune.Stopper):
+    def __init__(self, follow: _Follow) -> None:
+        self.follow = follow
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Ray pickles what it is given to restore an experiment; ours is restored from the study's folder
+        return NoopStopper, ()
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.follow.closing()
+
+
+class _Follow(tune.Callback):
+    """Keeps models.csv and feeds the display."""
+
+    def __init__(
+        self, study: Study, feed: StudyFeed, shown: Progress, keep: int, interrupted: threading.Event
+    ) -> None:
+        self.study, self.feed, self.shown, self.keep = study, feed, shown, keep
+        self.interrupted = interrupted
+        self.disk_full = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tune.Callback, ()
+
+    def closing(self) -> bool:
+        closing = self.interrupted.is_set() or self.disk_full
+        self.feed.closed = closing
+        return closing
+
+    def _name(self, trial: Any) -> str:
+        return str(self.feed.trial_ids[trial.trial_id])
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        name = self._name(trial)
+        if name not in self.shown.running:
+            self.shown.start(name, name in self.feed.resumed)
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        if result.get("status") == "disk full":
+            self.disk_full = True
+            self.closing()
+            return
+        score = result.get("score")
+        score = score if score is not None and math.isfinite(score) else None
+        self.shown.report(self._name(trial), result["progress"], score)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._show_end(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._show_end(trial)
+
+    def _show_end(self, trial: Any) -> None:
+        name = self._name(trial)
+        result = read_result(self.study.trials / name)
+        if result is None:
+            return  # interrupted, or about to be tried again
+        ledger.write(self.study, self.keep)
+        score = result["best"].get(self.study.family.metric.name)
+        self.shown.end(name, result["status"], score, result["reason"])

@@ -1,0 +1,151 @@
+"""What all searchers share: the history, the points under way, and never the same point twice."""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray.tune.search import Searcher
+
+from models.files import write_json
+from search_spaces import Domain
+
+Point = dict[str, Any]
+_TRIES = 1000
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A point and its loss (always to be minimised); None where the trial failed, diverged or ran out of memory."""
+
+    point: Point
+    loss: float | None
+
+
+class SpaceSearcher(Searcher):
+    """A Ray Tune searcher over a search space.
+
+    A proposal depends only on the seed, the history and the points under way, so a searcher that is rebuilt
+    from a study's trials goes on as the one that was lost.
+
+    Args:
+        space: name -> domain.
+        metric: the key of the objective in a trial's result.
+        mode: "max" or "min".
+        seed: fixes every proposal, given the same history.
+    """
+
+    def __init__(self, space: Mapping[str, Domain], metric: str, mode: str, seed: int) -> None:
+        super().__init__(metric=metric, mode=mode)
+        self.space = dict(space)
+        self.seed = seed
+        self.history: list[Observation] = []
+        self.pending: dict[str, Point] = {}
+        self.asked = 0
+
+    @abstractmethod
+    def propose(self, rng: np.random.Generator) -> Point:
+        """The next point to try, given `history` and `pending`. It may repeat a point: `suggest` sees to that."""
+
+    def suggest(self, trial_id: str) -> Point | str | None:  # type: ignore[override]
+        rng = np.random.default_rng([self.seed, self.asked])
+        point = self._fresh(self.propose(rng), rng)
+        if point is None:
+            return str(Searcher.FINISHED)
+        self.asked += 1
+        self.pending[trial_id] = point
+        return dict(point)
+
+    def _fresh(self, point: Point, rng: np.random.Generator) -> Point | None:
+        taken = {self._key(o.point) for o in self.history} | {self._key(p) for p in self.pending.values()}
+        for _ in range(_TRIES):
+            if self._key(point) not in taken:
+                return point
+            point = self.random_point(rng)
+        return None  # a finite space, used up
+
+    def _key(self, point: Mapping[str, Any]) -> str:
+        return json.dumps([point.get(name) for name in self.space])
+
+    def random_point(self, rng: np.random.Generator) -> Point:
+        return {name: sample(domain, rng) for name, domain in self.space.items()}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        point = self.pending.pop(trial_id, None)
+        if point is not None:
+            value = None if error or not result else result.get(self.metric)
+            self.add_evaluated_point(point, value)
+
+    def add_evaluated_point(  # type: ignore[override]
+        self,
+        parameters: Mapping[str, Any],
+        value: float | None,
+        error: bool = False,
+        pruned: bool = False,
+        intermediate_values: list[float] | None = None,
+    ) -> None:
+        """Tell of a point that was evaluated elsewhere, before or by another study; a non-finite value is bad."""
+        loss = None
+        if not error and value is not None and math.isfinite(value):
+            loss = -float(value) if self.mode == "max" else float(value)
+        self.history.append(Observation({name: parameters[name] for name in self.space}, loss))
+
+    def add_pending_point(self, trial_id: str, parameters: Mapping[str, Any]) -> None:
+        """Tell of a point that is being evaluated by a trial this searcher did not start."""
+        self.pending[trial_id] = {name: parameters[name] for name in self.space}
+
+    def contains(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether every hyperparameter of the space is there, within its domain."""
+        return all(name in parameters and domain.contains(parameters[name]) for name, domain in self.space.items())
+
+    def losses(self) -> np.ndarray:
+        """The loss of each observation, failures told as the worst seen and outliers drawn in.
+
+        One run that blew up would otherwise flatten the model of all the others: what is worse than the median by
+        more than three times the spread of the better half counts as just that bad.
+        """
+        good = np.array([o.loss for o in self.history if o.loss is not None], dtype=float)
+        if not len(good):
+            return np.zeros(len(self.history))
+        median = float(np.median(good))
+        cap = median + 3.0 * max(median - float(good.min()), 1e-12)
+        worst = float(min(good.max(), cap))
+        return np.array([worst if o.loss is None else min(o.loss, cap) for o in self.history])
+
+    def get_state(self) -> dict[str, Any]:
+        return {
+            "seed": self.seed,
+            "asked": self.asked,
+            "history": [[o.point, o.loss] for o in self.history],
+            "pending": dict(self.pending),
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:  # type: ignore[override]
+        self.seed, self.asked, self.pending = state["seed"], state["asked"], dict(state["pending"])
+        self.history = [Observation(point, loss) for point, loss in state["history"]]
+
+    def save(self, checkpoint_path: str) -> None:
+        write_json(Path(checkpoint_path), self.get_state())
+
+    def restore(self, checkpoint_path: str) -> None:
+        self.set_state(json.loads(Path(checkpoint_path).read_text(encoding="utf-8")))
+
+
+def sample(domain: Domain, rng: np.random.Generator) -> Any:
+    """One random value of a domain."""
+    if domain.kind == "choice":
+        return domain.options[int(rng.integers(len(domain.options)))]
+    if domain.kind == "randint":
+        return int(rng.integers(int(domain.low), int(domain.high)))
+    if domain.kind == "uniform":
+        return float(rng.uniform(domain.low, domain.high))
+    value = math.exp(rng.uniform(math.log(domain.low), math.log(domain.high)))
+    if domain.kind == "lograndint":
+        return int(min(max(math.floor(value), domain.low), domain.high - 1))
+    return float(min(max(value, domain.low), domain.high))

@@ -1,0 +1,43 @@
+"""Optuna's Gaussian-process sampler over our spaces."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import TrialState, create_trial
+
+from search_spaces import Domain
+from tuner.searchers.base import Point, SpaceSearcher
+
+
+class OptunaGPSearch(SpaceSearcher):
+    """The study is rebuilt from the history at every proposal; points under way enter as running trials."""
+
+    def propose(self, rng: np.random.Generator) -> Point:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        distributions = {name: _distribution(domain) for name, domain in self.space.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            sampler = optuna.samplers.GPSampler(seed=int(rng.integers(2**31)), deterministic_objective=False)
+            study = optuna.create_study(direction="minimize", sampler=sampler)
+            for observation, loss in zip(self.history, self.losses(), strict=True):
+                study.add_trial(create_trial(params=observation.point, distributions=distributions, value=float(loss)))
+            for point in self.pending.values():
+                study.add_trial(create_trial(params=point, distributions=distributions, state=TrialState.RUNNING))
+            return dict(study.ask(distributions).params)
+
+
+def _distribution(domain: Domain) -> BaseDistribution:
+    if domain.kind == "choice":
+        return CategoricalDistribution(list(domain.options))
+    if domain.integer:
+        return IntDistribution(int(domain.low), int(domain.high) - 1, log=domain.log)
+    return FloatDistribution(domain.low, domain.high, log=domain.log)

@@ -1,0 +1,175 @@
+"""From a command to a study: everything a user can get wrong is checked before anything is written."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+import search_spaces
+from models.base import BadInput, Family
+from models.registry import get
+from search_spaces import Domain, SearchSpace
+from tuner.resources import available_cpus, plan
+from tuner.study import Study, begin, remove, study_path
+
+if TYPE_CHECKING:
+    from tuner.search import Options
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked command."""
+
+    space: SearchSpace
+    path: Path
+    data: Any
+    seed: int
+    objective: str
+    options: Options
+
+
+def resolve(arguments: argparse.Namespace) -> Request:
+    """Check a command.
+
+    Raises:
+        BadInput: the first thing wrong with it.
+    """
+    space = _space(arguments)
+    family = get(space.family)
+    _check_settings(space, family)
+    objective = _objective(arguments.objective, family)
+    samples = space.budget["samples"] if arguments.samples is None else arguments.samples
+    if samples < 1:
+        raise BadInput(f"--samples {samples}: at least one trial is needed")
+    keep = space.budget["keep"] if arguments.keep is None else arguments.keep
+    if keep < 1:
+        raise BadInput(f"--keep {keep}: at least one checkpoint must stay")
+    if arguments.seed < 0:
+        raise BadInput(f"--seed {arguments.seed}: must not be negative")
+    _one_of("--searcher", arguments.searcher, ("skopt", "random", "optuna"))
+    _one_of("--scheduler", arguments.scheduler, ("none", "asha"))
+    _one_of("--rule", arguments.rule, ("greedy", "topn"))
+    if arguments.address is None:
+        gpus = _gpus() if arguments.gpus_per_trial else 0
+        plan(available_cpus(), gpus, arguments.workers, arguments.cpus_per_trial, arguments.gpus_per_trial)
+    if arguments.warm_start is not None and not arguments.warm_start.is_file():
+        raise BadInput(f"{arguments.warm_start}: no such file")
+    path = study_path(arguments.study or space.name)
+    data = family.load(space.data, "val")
+    # imported late: Ray takes seconds, a mistake should not
+    from tuner.search import Options
+
+    options = Options(
+        samples=samples,
+        searcher=arguments.searcher,
+        scheduler=arguments.scheduler,
+        workers=arguments.workers or space.budget["workers"],
+        cpus_per_trial=arguments.cpus_per_trial,
+        gpus_per_trial=arguments.gpus_per_trial,
+        address=arguments.address,
+        keep=keep,
+        verbose=arguments.verbose,
+        warm_start=arguments.warm_start,
+    )
+    return Request(space, path, data, arguments.seed, objective, options)
+
+
+def open_or_begin(request: Request, overwrite: bool) -> tuple[Study, bool]:
+    """The request's study, and whether it was there already."""
+    if overwrite and request.path.exists():
+        if (request.path / "study.json").exists():
+            with Study(request.path, {}).lock():
+                remove(request.path)
+        else:
+            remove(request.path)
+    return begin(request.path, request.space, request.data, request.seed, request.objective)
+
+
+def _space(arguments: argparse.Namespace) -> SearchSpace:
+    if arguments.dataset is None and arguments.data is None:
+        raise BadInput(f"name a dataset ({', '.join(search_spaces.names())}) or give --data FILE")
+    if arguments.data is not None:
+        path = Path(arguments.data).expanduser()
+        if not path.exists():
+            raise BadInput(f"{path}: no such file")
+        name = arguments.dataset or get(arguments.family or "ndt").default_space
+        space = search_spaces.load(name)
+        data = {k: v for k, v in space.data.items() if k not in ("dataset", "generator", "options", "bin_ms")}
+        space = replace(space, data={**data, "path": str(path.resolve())}, name=path.stem)
+    else:
+        space = search_spaces.load(arguments.dataset)
+    if arguments.family and arguments.family != space.family:
+        get(arguments.family)
+        raise BadInput(f"{space.name} is searched with family {space.family}, not {arguments.family}")
+    fixed, domains = dict(space.fixed), dict(space.space)
+    if arguments.space:
+        domains = search_spaces.load_space_json(Path(arguments.space))
+        fixed = {k: v for k, v in fixed.items() if k not in domains}
+    if arguments.config:
+        template = search_spaces.load_template(Path(arguments.config))
+        fixed.update({k: v for k, v in template.items() if k not in domains})
+    for assignment in arguments.set:
+        name, equals, text = assignment.partition("=")
+        if not equals or not name:
+            raise BadInput(f"--set {assignment}: expected NAME=VALUE")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise BadInput(f"--set {assignment}: {text!r} is no value") from None
+        fixed[name] = _number(value)
+        domains.pop(name, None)
+    if not domains:
+        raise BadInput("everything is fixed: nothing is left to search")
+    return replace(space, fixed=fixed, space=domains)
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _check_settings(space: SearchSpace, family: Family) -> None:
+    """Every fixed value, and both ends of every range."""
+    family.check(space.fixed)
+    for name, domain in space.space.items():
+        for value in _ends(domain):
+            try:
+                family.check({**space.fixed, name: value})
+            except BadInput as error:
+                raise BadInput(f"search space {space.name}: {error}") from None
+
+
+def _ends(domain: Domain) -> tuple[Any, ...]:
+    if domain.kind == "choice":
+        return domain.options
+    if domain.integer:
+        return (int(domain.low), int(domain.high) - 1)
+    return (domain.low, domain.high)
+
+
+def _objective(asked: str | None, family: Family) -> str:
+    if asked is None:
+        return family.metric.name
+    name = asked.removeprefix("best_")
+    _one_of("--objective", name, tuple(m.name for m in family.snapshots.values()))
+    return name
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(value, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        raise BadInput(f"{option} {value}: unknown; {hint}")
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

@@ -1,0 +1,211 @@
+"""A study's folder: the only truth of a search. It can be read at any moment, and goes on after any death."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from models.base import BadInput, Family
+from models.files import write_json
+from models.paths import folder
+from models.registry import get
+from search_spaces import Domain, SearchSpace
+
+FORMAT = 1
+_PACKAGES = ("ray", "scikit-optimize", "torch", "numpy", "pandas", "h5py", "nlb-tools")
+FINISHED, STOPPED, DIVERGED, OOM, FAILED = "finished", "stopped", "diverged", "oom", "failed"
+
+
+@dataclass(frozen=True)
+class Study:
+    """One search in one folder.
+
+    Attributes:
+        path: the folder.
+        config: the content of study.json: family, data, fixed, space, seed, objective, fingerprint, versions.
+    """
+
+    path: Path
+    config: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def family(self) -> Family:
+        return get(self.config["family"])
+
+    @property
+    def trials(self) -> Path:
+        return self.path / "trials"
+
+    @property
+    def space(self) -> dict[str, Domain]:
+        space = {}
+        for name, entry in self.config["space"].items():
+            ((kind, values),) = entry.items()
+            if kind == "choice":
+                space[name] = Domain("choice", options=tuple(values))
+            else:
+                space[name] = Domain(kind, values[0], values[1])
+        return space
+
+    def load_data(self, phase: str = "val") -> Any:
+        """The study's data, checked to be what it began with."""
+        data = self.family.load(self.config["data"], phase)
+        if phase == "val" and self.family.fingerprint(data) != self.config["fingerprint"]:
+            raise BadInput(f"the data of study {self.name} has changed since it began; search it under a new --study name")
+        return data
+
+    def trial_seed(self, number: int) -> int:
+        return int.from_bytes(hashlib.sha256(f"{self.config['seed']}/{number}".encode()).digest()[:4], "big") % 2**31
+
+    def trial_id(self, number: int) -> str:
+        return hashlib.sha256(f"{self.name}/{self.config['seed']}/{number}".encode()).hexdigest()[:8]
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held by whoever writes the study; gone with its process.
+
+        Raises:
+            BadInput: another process holds it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise BadInput(f"study {self.name} is in use by another process ({self.path})") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def study_path(name: str, home: Path | None = None) -> Path:
+    """Where a study of that name lies; a path is taken as it is.
+
+    Raises:
+        BadInput: a name that is no plain folder name.
+    """
+    if "/" in name:
+        return Path(name).expanduser()
+    if name in ("", ".", "..") or name.startswith("."):
+        raise BadInput(f"{name!r} cannot name a study")
+    return (home or folder("RAY_TUNE_HOME")) / name
+
+
+def open_study(path: Path) -> Study:
+    """An existing study.
+
+    Raises:
+        BadInput: there is none, or its study.json is damaged.
+    """
+    file = path / "study.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        missing = {"family", "data", "space", "seed", "fingerprint"} - set(config)
+        if missing:
+            raise BadInput(f"{file}: has no {sorted(missing)[0]}")
+    except FileNotFoundError:
+        raise BadInput(f"no study at {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError):
+        raise BadInput(f"{file}: damaged") from None
+    return Study(path, config)
+
+
+def begin(
+    path: Path, space: SearchSpace, data: Any, seed: int, objective: str, extra: Mapping[str, Any] | None = None
+) -> tuple[Study, bool]:
+    """The study at `path`: continued if it is the same search, begun if there is none.
+
+    Returns:
+        The study, and whether it was there already.
+
+    Raises:
+        BadInput: there is a different search under that name (which part differs is said), or another folder.
+    """
+    family = get(space.family)
+    config: dict[str, Any] = {
+        "format": FORMAT,
+        "name": path.name,
+        "dataset": space.name,
+        "family": space.family,
+        "data": space.data,
+        "fixed": space.fixed,
+        "space": {name: domain.to_json() for name, domain in space.space.items()},
+        "seed": seed,
+        "objective": objective,
+        "fingerprint": family.fingerprint(data),
+        "versions": versions(),
+        **(extra or {}),
+    }
+    if (path / "study.json").exists():
+        study = open_study(path)
+        told = {
+            "family": "model family",
+            "fingerprint": "data",
+            "space": "search space",
+            "fixed": "fixed settings",
+            "seed": "seed",
+            "objective": "objective",
+        }
+        now = json.loads(json.dumps(config))
+        for key, words in told.items():
+            if study.config.get(key) != now[key]:
+                detail = _difference(study.config.get(key), now[key])
+                raise BadInput(
+                    f"study {path.name} was begun with another {words}{detail}; "
+                    "choose another --study name, or --overwrite to start over"
+                )
+        return study, True
+    if path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
+        raise BadInput(f"{path} exists and is no study; choose another --study name")
+    write_json(path / "study.json", config)
+    return Study(path, config), False
+
+
+def _difference(old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+        return f" ({keys[0]}: {old.get(keys[0])} then, {new.get(keys[0])} now)" if keys else ""
+    if isinstance(old, str) and len(old) > 40:
+        return ""
+    return f" ({old} then, {new} now)"
+
+
+def remove(path: Path) -> None:
+    """Delete a study, and nothing that is not one.
+
+    Raises:
+        BadInput: the folder holds no study.
+    """
+    if not path.exists():
+        return
+    if not (path / "study.json").exists() and any(entry.name != ".lock" for entry in path.iterdir()):
+        raise BadInput(f"{path} is no study; it is not deleted")
+    # first the trials, last what says that this is a study: a deletion that is cut short can be repeated
+    for entry in sorted(path.iterdir(), key=lambda entry: entry.name == "study.json"):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != ".lock":
+            entry.unlink()
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,196 @@
+"""One trial, from its folder to its result. No Ray here: it can be run and debugged alone.
+
+    trials/<trial_id>/config.json        what it was told to be
+                      last.safetensors   where to go on after an interruption
+                      <snapshot>.safetensors + .json
+                      metrics.csv        one row a validation
+                      result.json        how it ended; its presence means that it did
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from filelock import FileLock
+
+from models.base import Diverged, Family, Learner
+from models.files import atomic_path, load_state, save_state, sha256, write_json, write_text
+from tuner.study import DIVERGED, FAILED, FINISHED, OOM
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class DiskFull(OSError):
+    """No space is left for checkpoints: the search stops, and goes on when there is."""
+
+
+def run_trial(
+    folder: Path,
+    family: Family,
+    settings: Mapping[str, Any],
+    data: Any,
+    device: str,
+    seed: int,
+    report: Report,
+    checkpoint_seconds: float = 30.0,
+) -> dict[str, Any]:
+    """Train one model to its end, keeping its best snapshots, and write `result.json`.
+
+    An interrupted trial goes on from `last.safetensors`, to the very end it would have reached. One that was
+    already finished is only reported.
+
+    Raises:
+        DiskFull: nothing is lost, nothing half-written is left.
+    """
+    with FileLock(folder / ".lock", timeout=120):  # a worker of a killed driver may live a moment longer
+        result = read_result(folder)
+        if result is None:
+            try:
+                result = _train(folder, family, settings, data, device, seed, report, checkpoint_seconds)
+                write_json(folder / "result.json", result)
+                (folder / "last.safetensors").unlink(missing_ok=True)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise DiskFull(error.errno, f"no space left on the disk of {folder}") from None
+                raise
+        report({**result["metrics"], **_flat(result)})
+        return result
+
+
+def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {"status": result["status"], "progress": 1.0, "objectives": result["best"]}
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """How a trial ended, or None while it has not."""
+    try:
+        result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        return result
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def _train(
+    folder: Path,
+    family: Family,
+    settings: Mapping[str, Any],
+    data: Any,
+    device: str,
+    seed: int,
+    report: Report,
+    checkpoint_seconds: float,
+) -> dict[str, Any]:
+    keeper = Keeper(folder, family, settings)
+    try:
+        learner = family.learner(settings, data, device, seed)
+        keeper.resume(learner)
+        saved = time.monotonic()
+        while not learner.done:
+            metrics = learner.train_epoch()
+            if learner.due or learner.done:
+                metrics.update(learner.validate())
+                keeper.note(learner, metrics)
+                if time.monotonic() - saved >= checkpoint_seconds:
+                    keeper.checkpoint(learner)
+                    saved = time.monotonic()
+                report({**metrics, "progress": learner.progress, "epoch": len(keeper.rows), "objectives": keeper.best})
+        if math.isnan(keeper.best.get(family.metric.name, math.nan)):
+            return keeper.result(DIVERGED, f"{family.metric.name} was never a finite number")
+        return keeper.result(FINISHED, "")
+    except Diverged as error:
+        return keeper.result(DIVERGED, str(error))
+    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+        return keeper.result(OOM, (str(error).splitlines() or ["out of memory"])[0])
+    except OSError:
+        raise
+    except Exception as error:  # whatever a model does wrong is the trial's end, never the search's
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            return keeper.result(OOM, str(error).splitlines()[0])
+        write_text(folder / "error.txt", traceback.format_exc())
+        return keeper.result(FAILED, f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+class Keeper:
+    """Writes what a trial leaves behind: metrics, snapshots, the point to go on from."""
+
+    def __init__(self, folder: Path, family: Family, settings: Mapping[str, Any]) -> None:
+        self.folder, self.family, self.settings = folder, family, dict(settings)
+        self.rows: list[dict[str, float]] = []
+        self.best: dict[str, float] = {}
+        self._before = 0.0
+        self._started = time.monotonic()
+        self._board: Any = None
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._started
+
+    def resume(self, learner: Learner) -> None:
+        try:
+            state = load_state(self.folder / "last.safetensors")
+        except (FileNotFoundError, ValueError):
+            return
+        learner.load_state(state["learner"])
+        self.rows, self._before = state["rows"], state["seconds"]
+        self.best = dict(state["best"])
+
+    def checkpoint(self, learner: Learner) -> None:
+        save_state(
+            self.folder / "last.safetensors",
+            {"learner": learner.state(), "rows": self.rows, "best": self.best, "seconds": self.seconds},
+        )
+
+    def note(self, learner: Learner, metrics: Mapping[str, float]) -> None:
+        row = {"epoch": learner_epoch(learner, len(self.rows)), "seconds": round(self.seconds, 2), **metrics}
+        self.rows.append(row)
+        with atomic_path(self.folder / "metrics.csv") as path:
+            pd.DataFrame(self.rows).to_csv(path, index=False)
+        weights: dict[str, Any] | None = None
+        for name, metric in self.family.snapshots.items():
+            value = metrics.get(metric.name, math.nan)
+            if metric.better(value, self.best.get(metric.name, math.nan)):
+                self.best[metric.name] = value
+                weights = weights or learner.weights()
+                self._snapshot(name, weights, row)
+        self._tensorboard(row)
+
+    def _snapshot(self, name: str, weights: Mapping[str, Any], row: Mapping[str, float]) -> None:
+        path = self.folder / f"{name}.safetensors"
+        save_state(path, {"family": self.family.name, "settings": self.settings, "metrics": dict(row), "weights": weights})
+        write_json(path.with_suffix(".json"), {"metrics": row, "sha256": sha256(path)})
+
+    def _tensorboard(self, row: Mapping[str, float]) -> None:
+        if self._board is None:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(self.folder / "tb"), purge_step=int(row["epoch"]))
+        for name, value in row.items():
+            if name != "epoch" and math.isfinite(value):
+                self._board.add_scalar(name, value, int(row["epoch"]))
+        self._board.flush()
+
+    def result(self, status: str, reason: str) -> dict[str, Any]:
+        if self._board is not None:
+            self._board.close()
+        last = self.rows[-1] if self.rows else {}
+        return {
+            "status": status,
+            "reason": reason,
+            "seconds": round(self.seconds, 2),
+            "best": self.best,
+            "metrics": last,
+        }
+
+
+def learner_epoch(learner: Learner, fallback: int) -> int:
+    """The learner's own count of epochs where it has one."""
+    return int(getattr(learner, "update", fallback))
