@@ -97,7 +97,9 @@ def run(arguments: argparse.Namespace) -> int:
     with study.lock():
         ended = ended_trials(study)
         if resumed:
-            say(f"resuming study {study.name}: {len(ended)} of {request.options.samples} trials have ended ({study.path})")
+            say(
+                f"resuming study {study.name}: {len(ended)} of {request.options.samples} trials have ended ({study.path})"
+            )
         else:
             say(f"study {study.name}: {request.options.samples} trials ({study.path})")
         if len(ended) < request.options.samples:

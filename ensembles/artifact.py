@@ -1,9 +1,9 @@
 """The ensemble's folder: all that is needed to predict, and to see where it came from.
 
-    ensemble/ensemble.json                       members, weights, scores, provenance
-             members/<trial>.<snapshot>.safetensors
-             checksums.sha256                    as `sha256sum -c` reads it
-             submission.h5                       where a benchmark wants one
+ensemble/ensemble.json                       members, weights, scores, provenance
+         members/<trial>.<snapshot>.safetensors
+         checksums.sha256                    as `sha256sum -c` reads it
+         submission.h5                       where a benchmark wants one
 """
 
 from __future__ import annotations

@@ -71,9 +71,9 @@ def build(
     }
     for name, choose in RULES.items():
         scores[name] = {
-            "in_sample": scores["in_sample"] if name == rule and not size else family.score(
-                pool.combine(choose(pool, np.random.default_rng(seed))), pool.truth
-            ),
+            "in_sample": scores["in_sample"]
+            if name == rule and not size
+            else family.score(pool.combine(choose(pool, np.random.default_rng(seed))), pool.truth),
             "out_of_fold": out_of_fold(pool, choose, seed).to_json(),
         }
     if size:
@@ -84,7 +84,9 @@ def build(
     single = out_of_fold(pool, lambda inner, _: uniform(len(inner.predictions), 1), seed)
     scores["best_single_out_of_fold"] = single.to_json()
     settings = {c["trial_id"]: c["settings"] for c in ledger.trial_configs(study)}
-    chosen = [(found[i], float(weights[i]), settings.get(found[i].trial_id, {})) for i in np.argsort(-weights, kind="stable")]
+    chosen = [
+        (found[i], float(weights[i]), settings.get(found[i].trial_id, {})) for i in np.argsort(-weights, kind="stable")
+    ]
     meta = {
         "format": 1,
         "study": study.name,

@@ -102,7 +102,10 @@ def _summary(study: Study, found: Artifact, frame: pd.DataFrame) -> str:
         (f"ensemble, {metric} in sample (the choice saw it)", f"{scores['in_sample']:.4f}"),
         (f"best single model, {metric} in sample", f"{scores['best_single']:.4f}"),
         ("rule", f"{found.meta['rule']}: {found.meta['size']['members']} members"),
-        ("trials", ", ".join(f"{n} {s}" for s, n in frame.drop_duplicates("trial_id")["status"].value_counts().items())),
+        (
+            "trials",
+            ", ".join(f"{n} {s}" for s, n in frame.drop_duplicates("trial_id")["status"].value_counts().items()),
+        ),
         ("family, seed", f"{study.config['family']}, {study.config['seed']}"),
         ("versions", ", ".join(f"{k} {v}" for k, v in study.config["versions"].items())),
     ]

@@ -94,9 +94,7 @@ def _grow(pool: Pool) -> np.ndarray:
     total = {name: np.zeros(array.shape) for name, array in pool.predictions[0].items()}
     waited = 0
     for step in range(1, 2 * MAX_MEMBERS):
-        scores = [
-            pool.score({name: (total[name] + p[name]) / step for name in total}) for p in pool.predictions
-        ]
+        scores = [pool.score({name: (total[name] + p[name]) / step for name in total}) for p in pool.predictions]
         winner = int(np.argmax(scores))
         chosen[winner] += 1
         for name in total:

@@ -146,7 +146,9 @@ class Family(ABC):
         """A fresh learner. `seed` fixes everything random in it."""
 
     @abstractmethod
-    def restore(self, config: Mapping[str, Any], weights: Mapping[str, Any], device: str) -> Callable[[Any], Prediction]:
+    def restore(
+        self, config: Mapping[str, Any], weights: Mapping[str, Any], device: str
+    ) -> Callable[[Any], Prediction]:
         """A predictor from a snapshot: a function from data to a prediction. Training data is not needed."""
 
     @abstractmethod

@@ -110,7 +110,7 @@ def load(name: str | Path) -> SearchSpace:
         BadInput: unknown name (with the nearest), unreadable file, or a wrong entry (with its line).
     """
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists() and path.is_file():
+    if path.suffix in (".yaml", ".yml") or (path.exists() and path.is_file()):
         if not path.exists():
             raise BadInput(f"{path}: no such search space file")
     else:
@@ -184,7 +184,9 @@ def _domain(value: Any) -> Domain:
     ((kind, arguments),) = value.items()
     if kind not in KINDS:
         near = difflib.get_close_matches(str(kind), KINDS, n=1)
-        raise BadInput(f"unknown kind {kind!r}; " + (f"did you mean {near[0]}?" if near else "there are " + ", ".join(KINDS)))
+        raise BadInput(
+            f"unknown kind {kind!r}; " + (f"did you mean {near[0]}?" if near else "there are " + ", ".join(KINDS))
+        )
     if not isinstance(arguments, list):
         raise BadInput(f"{kind} takes a list")
     if kind == "choice":
@@ -249,7 +251,10 @@ def load_space_json(path: Path) -> dict[str, Domain]:
     for key, entry in content.items():
         if not isinstance(entry, dict):
             raise BadInput(f"{path}: {key} must be a mapping")
-        unknown = sorted(set(entry) - {"low", "high", "sample_fn", "opts", "resample_probability", "limits", "explore_wt", "enforce_limits"})
+        unknown = sorted(
+            set(entry)
+            - {"low", "high", "sample_fn", "opts", "resample_probability", "limits", "explore_wt", "enforce_limits"}
+        )
         if unknown:
             raise BadInput(f"{path}: {key} has the unknown key {unknown[0]!r}")
         kind = entry.get("sample_fn") or ("choice" if "opts" in entry and "low" not in entry else "uniform")

@@ -122,7 +122,9 @@ class Progress:
         print(json.dumps(finite(value)), file=self._out, flush=True)
 
     def _table(self) -> Table:
-        best = f"best {self.metric.name} {self.best:.4f} ({self.best_trial})" if self.best == self.best else "no score yet"
+        best = (
+            f"best {self.metric.name} {self.best:.4f} ({self.best_trial})" if self.best == self.best else "no score yet"
+        )
         table = Table(
             title=f"{self.name}: {self.ended}/{self.total} trials, {self.failed} failed; {best}",
             caption=f"elapsed {clock(time.monotonic() - self._began)}, ETA {clock(self.eta)}; Ctrl-C stops, the same command resumes",

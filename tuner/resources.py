@@ -39,9 +39,7 @@ def available_cpus() -> int:
     return cores
 
 
-def plan(
-    cpus: float, gpus: float, workers: int | None, cpus_per_trial: float, gpus_per_trial: float
-) -> Resources:
+def plan(cpus: float, gpus: float, workers: int | None, cpus_per_trial: float, gpus_per_trial: float) -> Resources:
     """Resources for a machine or cluster of `cpus` cores and `gpus` GPUs.
 
     Raises:

@@ -29,13 +29,13 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-import ray  # noqa: E402
-from ray import tune  # noqa: E402
-from ray.tune.search import Searcher  # noqa: E402
-from ray.tune.stopper import NoopStopper  # noqa: E402
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+from ray.tune.stopper import NoopStopper
 
-from tuner import schedulers, searchers  # noqa: E402
-from tuner.searchers.base import SpaceSearcher  # noqa: E402
+from tuner import schedulers, searchers
+from tuner.searchers.base import SpaceSearcher
 
 WORKER_RETRIES = 2
 _ROOT = Path(__file__).resolve().parent.parent
@@ -96,9 +96,7 @@ def search(study: Study, options: Options, progress: Callable[[int, int], Progre
             follow = _Follow(study, feed, shown, options.keep, interrupted)
             if left:
                 tuner = tune.Tuner(
-                    tune.with_resources(
-                        _trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
-                    ),
+                    tune.with_resources(_trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
                     tune_config=tune.TuneConfig(
                         search_alg=feed,
                         scheduler=schedulers.create(options.scheduler, feed.metric, feed.mode),
@@ -272,7 +270,12 @@ class StudyFeed(Searcher):
             point = self.searcher.suggest(name)
             if not isinstance(point, dict):
                 return point
-            config = {"trial_id": name, "number": self._next, "seed": self.study.trial_seed(self._next), "settings": point}
+            config = {
+                "trial_id": name,
+                "number": self._next,
+                "seed": self.study.trial_seed(self._next),
+                "settings": point,
+            }
             write_json(self.study.trials / name / "config.json", config)
             self._next += 1
         self.trial_ids[trial_id] = config["trial_id"]
@@ -348,9 +351,7 @@ class _Stop(tune.Stopper):
 class _Follow(tune.Callback):
     """Keeps models.csv and feeds the display."""
 
-    def __init__(
-        self, study: Study, feed: StudyFeed, shown: Progress, keep: int, interrupted: threading.Event
-    ) -> None:
+    def __init__(self, study: Study, feed: StudyFeed, shown: Progress, keep: int, interrupted: threading.Event) -> None:
         self.study, self.feed, self.shown, self.keep = study, feed, shown, keep
         self.interrupted = interrupted
         self.disk_full = False
@@ -371,7 +372,9 @@ class _Follow(tune.Callback):
         if name not in self.shown.running:
             self.shown.start(name, name in self.feed.resumed)
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         if result.get("status") == "disk full":
             self.disk_full = True
             self.closing()

@@ -64,7 +64,9 @@ class Study:
         """The study's data, checked to be what it began with."""
         data = self.family.load(self.config["data"], phase)
         if phase == "val" and self.family.fingerprint(data) != self.config["fingerprint"]:
-            raise BadInput(f"the data of study {self.name} has changed since it began; search it under a new --study name")
+            raise BadInput(
+                f"the data of study {self.name} has changed since it began; search it under a new --study name"
+            )
         return data
 
     def trial_seed(self, number: int) -> int:

@@ -1,10 +1,10 @@
 """One trial, from its folder to its result. No Ray here: it can be run and debugged alone.
 
-    trials/<trial_id>/config.json        what it was told to be
-                      last.safetensors   where to go on after an interruption
-                      <snapshot>.safetensors + .json
-                      metrics.csv        one row a validation
-                      result.json        how it ended; its presence means that it did
+trials/<trial_id>/config.json        what it was told to be
+                  last.safetensors   where to go on after an interruption
+                  <snapshot>.safetensors + .json
+                  metrics.csv        one row a validation
+                  result.json        how it ended; its presence means that it did
 """
 
 from __future__ import annotations
@@ -165,7 +165,9 @@ class Keeper:
 
     def _snapshot(self, name: str, weights: Mapping[str, Any], row: Mapping[str, float]) -> None:
         path = self.folder / f"{name}.safetensors"
-        save_state(path, {"family": self.family.name, "settings": self.settings, "metrics": dict(row), "weights": weights})
+        save_state(
+            path, {"family": self.family.name, "settings": self.settings, "metrics": dict(row), "weights": weights}
+        )
         write_json(path.with_suffix(".json"), {"metrics": row, "sha256": sha256(path)})
 
     def _tensorboard(self, row: Mapping[str, float]) -> None:

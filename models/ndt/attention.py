@@ -240,9 +240,11 @@ class _BandedAttention(torch.autograd.Function):
                 seen = kept.mul_(weights)
             dqkv[piece, k0:k1, 2, head] += torch.bmm(seen.transpose(1, 2), do).mul_(ctx.rescale)
             # dS = P * (rescale * dP - inner) * scale
-            dscores = torch.sub(
-                dweights.mul_(ctx.rescale), inner[piece, q0:q1, head], out=dweights
-            ).mul_(weights).mul_(ctx.scale)
+            dscores = (
+                torch.sub(dweights.mul_(ctx.rescale), inner[piece, q0:q1, head], out=dweights)
+                .mul_(weights)
+                .mul_(ctx.scale)
+            )
             dqkv[piece, q0:q1, 0, head] = torch.bmm(dscores, k)
             dqkv[piece, k0:k1, 1, head] += torch.bmm(dscores.transpose(1, 2), q)
         return dqkv, None, None, None, None

@@ -103,7 +103,9 @@ def load_h5(path: Path, phase: str = "val", heldout_share: float = 0.25) -> Spik
             if "train_data" in file:
                 return _lfads(file, path, heldout_share)
             keys = ", ".join(sorted(file)) or "nothing"
-            raise BadInput(f"{path}: neither an NDT file (train_data_heldin) nor an LFADS file (train_data); has {keys}")
+            raise BadInput(
+                f"{path}: neither an NDT file (train_data_heldin) nor an LFADS file (train_data); has {keys}"
+            )
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except OSError as error:
@@ -114,7 +116,7 @@ def open_h5(path: Path) -> SpikeData:
     """Read a file for prediction: any with `eval_data_heldin` will do, training trials or not."""
     try:
         with h5py.File(path, "r") as file:
-            if "train_data" in file or "train_data_heldin" in file and "eval_data_heldin" in file:
+            if "train_data" in file or ("train_data_heldin" in file and "eval_data_heldin" in file):
                 pass
             elif "eval_data_heldin" in file:
                 spikes = _part(file, path, "eval")
@@ -144,7 +146,9 @@ def _ndt(file: h5py.File, path: Path, phase: str) -> SpikeData:
     for name in ("heldin", "heldout", "heldin_forward", "heldout_forward"):
         a, b = getattr(train, name), getattr(evaluated, name)
         if a is not None and b is not None and a.shape[1:] != b.shape[1:]:
-            raise BadInput(f"{path}: train_data_{name} {a.shape} and eval_data_{name} {b.shape} differ in bins or units")
+            raise BadInput(
+                f"{path}: train_data_{name} {a.shape} and eval_data_{name} {b.shape} differ in bins or units"
+            )
     if phase == "val" and evaluated.heldout is not None and evaluated.heldout.sum() == 0:
         raise BadInput(f"{path}: eval_data_heldout holds not one spike, so co-bps is undefined")
     return SpikeData(train, evaluated, str(path))

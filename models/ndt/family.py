@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from models.base import BadInput, Family, Metric, Prediction
 from models.ndt import config as settings
+from models.ndt import original
 from models.ndt.data import SpikeData, load, open_h5
 from models.ndt.learner import NDTLearner, Predictor
 from models.ndt.metrics import bits_per_spike
@@ -42,7 +44,9 @@ class NDTFamily(Family):
     def learner(self, config: Mapping[str, Any], data: SpikeData, device: str, seed: int) -> NDTLearner:
         return NDTLearner(settings.resolve(config), data, device, seed)
 
-    def restore(self, config: Mapping[str, Any], weights: Mapping[str, Any], device: str) -> Callable[[Any], Prediction]:
+    def restore(
+        self, config: Mapping[str, Any], weights: Mapping[str, Any], device: str
+    ) -> Callable[[Any], Prediction]:
         network = build(config, weights, device)
         return Predictor(network, weights["max_spikes"])
 
@@ -56,6 +60,9 @@ class NDTFamily(Family):
 
     def score(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> float:
         return bits_per_spike(prediction["eval_rates_heldout"], truth["eval_rates_heldout"])
+
+    def import_checkpoint(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        return original.convert(path)
 
     def submission(self, predict: Callable[[Any], Prediction], config: Mapping[str, Any], out: Path) -> str | None:
         if "dataset" not in config:
@@ -75,9 +82,11 @@ class NDTFamily(Family):
 
 def build(config: Mapping[str, Any], weights: Mapping[str, Any], device: str) -> NDT:
     """A network holding `weights`, ready to predict; its initial weights are never drawn."""
-    import torch
-
     with torch.device("meta"):
         network = NDT(settings.resolve(config), weights["length"], weights["units"], weights["max_spikes"])
+    positions = weights["network"].get("pos_encoder.pos_embedding.weight")
+    if positions is not None and network.pos_encoder.learnable:
+        # a saved table may hold more rows than there are bins; the saved `pe` says which are used
+        network.pos_encoder.pos_embedding = torch.nn.Embedding(*positions.shape, device="meta")
     network.load_state_dict(weights["network"], assign=True)
     return network.to(device).eval()

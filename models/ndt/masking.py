@@ -43,9 +43,7 @@ class Masker:
         if self.max_span > 1:
             chance = torch.rand(1, generator=generator, device=heldin.device).item()
             if chance < self.span_probability(update):
-                width = int(
-                    torch.randint(1, self.max_span + 1, (1,), generator=generator, device=heldin.device).item()
-                )
+                width = int(torch.randint(1, self.max_span + 1, (1,), generator=generator, device=heldin.device).item())
         masked = self._mask(heldin, width, generator)
         # one uniform number decides both: token below token_ratio, else random with random_ratio
         u = torch.rand(heldin.shape, generator=generator, device=heldin.device)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from scipy.ndimage import gaussian_filter1d
 
@@ -40,7 +39,10 @@ def rasters(spikes: np.ndarray, rates: np.ndarray, truth: np.ndarray | None, uni
             figure.add_heatmap(z=values[order, :, unit], showscale=False, row=row, col=column, **scale)
         figure.update_yaxes(title_text=f"held-out {unit}", row=row, col=1)
     figure.update_layout(height=230 * len(units))
-    return f"Single trials of held-out units ({min(TRIALS, len(spikes))} trials, sorted by inferred peak; x: bins)", figure
+    return (
+        f"Single trials of held-out units ({min(TRIALS, len(spikes))} trials, sorted by inferred peak; x: bins)",
+        figure,
+    )
 
 
 def averages(spikes: np.ndarray, rates: np.ndarray, truth: np.ndarray | None, units: np.ndarray) -> tuple[str, Any]:

@@ -74,9 +74,7 @@ class SkOptSearch(SpaceSearcher):
         return [point[name] for name in self.space]
 
     def _point(self, row: list[object]) -> Point:
-        return {
-            name: plain(value, domain) for (name, domain), value in zip(self.space.items(), row, strict=True)
-        }
+        return {name: plain(value, domain) for (name, domain), value in zip(self.space.items(), row, strict=True)}
 
 
 def initial_points(dimensions: int) -> int:

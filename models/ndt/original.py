@@ -1,0 +1,161 @@
+"""Checkpoints of the original program (AESMTE3), read without trusting them.
+
+A `.pth` is a pickle, and a pickle can run any code. Only what those files are made of is let through: torch
+tensors, plain containers, numpy scalars and the yacs settings node, which is read as an OrderedDict.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.base import BadInput
+from models.ndt import config as settings
+
+_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+_ALLOWED = {
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    "torch Size",
+    "torch device",
+    "torch storage.UntypedStorage",
+    "yacs.config CfgNode",
+    "_codecs encode",
+    *(f"{module} {name}" for module in ("__builtin__", "builtins") for name in ("set", "frozenset")),
+    *(f"numpy{core}.multiarray scalar" for core in (".core", "._core")),
+    "numpy dtype",
+    *(f"torch {kind}Storage" for kind in _STORAGES),
+    *(f"torch.storage {kind}" for kind in ("UntypedStorage", "TypedStorage")),
+    *(f"numpy.dtypes {kind}DType" for kind in ("Float64", "Float32", "Int64", "Int32", "Bool")),
+}
+_NEEDED = ("state_dict", "config", "max_spikes", "num_neurons", "trial_length")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The content of a published checkpoint.
+
+    Raises:
+        BadInput: unreadable, truncated, missing a part, or a pickle that asks for anything not on the list.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    try:
+        for pickled in _pickles(path):
+            _refuse_strangers(pickled, path)
+        numpy_core: Any = getattr(np, "_core", None) or np.core
+        allowed: list[Any] = [
+            (OrderedDict, "yacs.config.CfgNode"),
+            (numpy_core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+            numpy_core.multiarray.scalar,
+            np.dtype,
+            *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?")),
+        ]
+        with torch.serialization.safe_globals(allowed):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except BadInput:
+        raise
+    except Exception as error:  # whatever a damaged file makes torch raise, it is one bad file
+        detail = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise BadInput(f"{path}: not a readable checkpoint ({detail})") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: not a checkpoint but a {type(content).__name__}")
+    missing = [name for name in _NEEDED if name not in content]
+    if missing:
+        raise BadInput(f"{path}: has no {missing[0]}")
+    return content
+
+
+def _pickles(path: Path) -> list[bytes]:
+    if not zipfile.is_zipfile(path):
+        return [path.read_bytes()]
+    with zipfile.ZipFile(path) as archive:
+        return [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
+
+
+def _refuse_strangers(pickled: bytes, path: Path) -> None:
+    """Look through a pickle without running it, and name what is not on the list.
+
+    torch's own restricted loader stands behind this; here the refusal gets a clear name.
+    """
+    stream = io.BytesIO(pickled)
+    while stream.tell() < len(pickled):
+        texts: list[str] = []
+        try:
+            for opcode, argument, _ in pickletools.genops(stream):
+                if isinstance(argument, str):
+                    texts.append(argument)
+                wanted = None
+                if opcode.name in ("GLOBAL", "INST"):
+                    wanted = str(argument)
+                elif opcode.name == "STACK_GLOBAL":
+                    wanted = " ".join(texts[-2:])
+                if wanted is not None and wanted not in _ALLOWED:
+                    raise BadInput(f"{path}: refused, its pickle asks for {wanted.replace(' ', '.')}")
+        except ValueError:
+            return  # a legacy file's raw tensor data follows; torch reads or refuses it
+
+
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted ones."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def convert(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings and weights of a published checkpoint, as `Family.restore` takes them.
+
+    Raises:
+        BadInput: as `load`, or weights that do not fit their settings.
+    """
+    content = load(path)
+    if not isinstance(content["config"], Mapping) or not isinstance(content["state_dict"], Mapping):
+        raise BadInput(f"{path}: its config or state_dict is no mapping")
+    state = content["state_dict"]
+    bad = [k for k, v in state.items() if not isinstance(v, torch.Tensor)]
+    if bad:
+        raise BadInput(f"{path}: its state_dict entry {bad[0]} is no tensor")
+    if any(not torch.isfinite(v).all() for v in state.values() if v.is_floating_point()):
+        raise BadInput(f"{path}: its weights are not all finite")
+    known = {k: v for k, v in flatten(content["config"]).items() if k in settings.DEFAULTS}
+    try:
+        config = settings.resolve(known)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+    weights = {
+        "network": dict(state),
+        "length": int(content["trial_length"]),
+        "units": int(content["num_neurons"]),
+        "max_spikes": int(content["max_spikes"]),
+    }
+    from models.ndt.family import build
+
+    try:
+        build(config, weights, "cpu")
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise BadInput(f"{path}: weights do not fit the settings ({' '.join(lines[1:2]) or lines[0]})"[:300]) from None
+    return config, weights
+
+
+def subset_of_trials(config: Mapping[str, Any], trials: int) -> np.ndarray:
+    """The training trials an original run saw: with RANDOM_SUBSET_TRIALS below 1 a seeded part, in drawn order."""
+    share = float(config["DATA.RANDOM_SUBSET_TRIALS"])
+    if share >= 1:
+        return np.arange(trials)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(trials, generator=generator)[: int(trials * share)].numpy()

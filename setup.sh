@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Make (or complete) the virtual environment .venv with what Concert needs; with --dev, what its tests need too.
+set -euo pipefail
+cd "$(dirname "$0")"
+python=${PYTHON:-python3}
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  echo "setup.sh: Python 3.11 or newer is needed (set PYTHON=... to name one)" >&2
+  exit 2
+fi
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null
+  else
+    echo "setup.sh: Python's venv module is missing; on Debian: sudo apt-get install python3-venv" >&2
+    exit 2
+  fi
+fi
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+pip() { .venv/bin/python -m pip --disable-pip-version-check install --quiet "$@"; }
+wanted=$(cat requirements.txt requirements-no-deps.txt requirements-dev.txt | cksum)"${1:-}"
+if [ "$(cat .venv/.installed 2>/dev/null)" != "$wanted" ]; then
+  echo "installing packages into .venv (minutes, the first time) ..." >&2
+  pip -r requirements.txt
+  pip --no-deps -r requirements-no-deps.txt
+  if [ "${1:-}" = --dev ]; then pip -r requirements-dev.txt; fi
+  echo "$wanted" > .venv/.installed
+fi
