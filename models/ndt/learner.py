@@ -121,8 +121,12 @@ class NDTLearner(Learner):
             masked: bool (B, bins, held-in).
         """
         output = self.network(self._pad(inputs))
-        losses = self._elementwise(output, labels)
+        losses = self._elementwise(output, labels)  # NaN where a label is
         counted = F.pad(masked, (0, self.units - self.heldin_units, 0, self.length - self.bins), value=True)
+        if not self.network.training:
+            missing = labels.isnan()  # only validation data can be incomplete
+            counted = counted & ~missing
+            losses = torch.where(missing, 0.0, losses)
         topk = self.config["MODEL.LOSS.TOPK"]
         if topk < 1:
             chosen = losses[counted]
@@ -208,7 +212,7 @@ class NDTLearner(Learner):
         inputs, masked = self._masker(self._eval_heldin, 0, generator)
         total = 0.0
         for rows in torch.arange(len(inputs)).split(PREDICT_BATCH):
-            total += float(self.loss(inputs[rows], torch.nan_to_num(labels[rows]), masked[rows])) * len(rows)
+            total += float(self.loss(inputs[rows], labels[rows], masked[rows])) * len(rows)
         return total / len(inputs)
 
     def _unmasked_loss(self, outputs: Tensor, labels: Tensor) -> float:

@@ -47,12 +47,13 @@ def _gain(rates: np.ndarray, null: np.ndarray, spikes: np.ndarray) -> float:
 def bits_per_spike_tensor(rates: Tensor, spikes: Tensor) -> float:
     """`bits_per_spike` where the data lives: one pass on the device, one number back."""
     rates, spikes = rates.double(), spikes.double()
-    null = spikes.mean((0, 1), keepdim=True).expand_as(spikes)
-    total = spikes.sum()
+    null = spikes.nanmean((0, 1), keepdim=True).expand_as(spikes)
+    counted = ~spikes.isnan()
+    spikes = torch.where(counted, spikes, 0.0)
     rates = torch.where(rates == 0, ZERO_RATE, rates)
     null = torch.where(null == 0, ZERO_RATE, null)
-    gain = (null - rates).sum() + torch.xlogy(spikes, rates).sum() - torch.xlogy(spikes, null).sum()
-    value = float(gain / (total * math.log(2)))
+    gain = (null - rates)[counted].sum() + torch.xlogy(spikes, rates).sum() - torch.xlogy(spikes, null).sum()
+    value = float(gain / (spikes.sum() * math.log(2)))
     return value if math.isfinite(value) else math.nan
 
 

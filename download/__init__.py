@@ -1,0 +1,1 @@
+"""Raw recordings from DANDI and published checkpoints from Zenodo: resumable, checked, safely unpacked."""

@@ -1,0 +1,109 @@
+"""Zip archives from elsewhere: nothing leaves the folder, nothing swells beyond what was announced."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from models.base import BadInput
+
+LARGEST = 500 * 2**30
+LARGEST_RATIO = 200  # trained weights hardly compress; a thousandfold is a bomb
+_CHUNK = 1 << 20
+
+
+def check(archive: zipfile.ZipFile, name: str) -> int:
+    """The unpacked size in bytes.
+
+    Raises:
+        BadInput: an entry is a link, has an absolute path or one that escapes, or the sizes are absurd.
+    """
+    total = packed = 0
+    seen: set[str] = set()
+    for entry in archive.infolist():
+        path = PurePosixPath(entry.filename.replace("\\", "/"))
+        if path.is_absolute() or (path.parts and ":" in path.parts[0]):
+            raise BadInput(f"{name}: refused, entry {entry.filename!r} has an absolute path")
+        if ".." in path.parts:
+            raise BadInput(f"{name}: refused, entry {entry.filename!r} leads out of the folder")
+        mode = entry.external_attr >> 16
+        if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise BadInput(f"{name}: refused, entry {entry.filename!r} is a link or a device")
+        if entry.flag_bits & 0x1:
+            raise BadInput(f"{name}: entry {entry.filename!r} is encrypted")
+        if not entry.is_dir() and str(path) in seen:
+            raise BadInput(f"{name}: refused, entry {entry.filename!r} is there twice")
+        seen.add(str(path))
+        total += entry.file_size
+        packed += entry.compress_size
+    if total > LARGEST or total > LARGEST_RATIO * max(packed, 1) + 2**20:
+        raise BadInput(f"{name}: refused, {total / 2**30:.1f} GiB unpacked from {packed / 2**20:.1f} MiB")
+    return total
+
+
+def unpack(
+    path: Path, into: Path, strip_top: bool = True, progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[Path]:
+    """Unpack a zip into a folder, each file atomically; files that are there with the same size and CRC stay.
+
+    Args:
+        strip_top: move the content of a single top folder up.
+
+    Returns:
+        The files, new and old.
+
+    Raises:
+        BadInput: not a zip, damaged, or refused by `check`.
+    """
+    import zlib
+
+    from models.files import atomic_path
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            total = check(archive, path.name)
+            entries = [e for e in archive.infolist() if not e.is_dir()]
+            if not entries:
+                raise BadInput(f"{path}: the archive is empty")
+            parts = [PurePosixPath(e.filename.replace("\\", "/")).parts for e in entries]
+            tops = {p[0] for p in parts}
+            strip = 1 if strip_top and len(tops) == 1 and all(len(p) > 1 for p in parts) else 0
+            free = shutil.disk_usage(_existing(into)).free
+            if total > free:
+                raise BadInput(f"{into}: {total / 2**30:.2f} GiB needed to unpack, {free / 2**30:.2f} GiB free")
+            done, files = 0, []
+            for entry, names in zip(entries, parts, strict=True):
+                target = into.joinpath(*names[strip:])
+                if not target.resolve().is_relative_to(into.resolve()):
+                    raise BadInput(f"{path}: refused, entry {entry.filename!r} leads out of the folder")
+                if not _same(target, entry):
+                    with archive.open(entry) as source, atomic_path(target) as temporary:
+                        with open(temporary, "wb") as out:
+                            shutil.copyfileobj(source, out, _CHUNK)
+                done += entry.file_size
+                progress(done, total)
+                files.append(target)
+            return files
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
+        raise BadInput(f"{path}: not a whole zip archive ({str(error)[:100]})") from None
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _same(target: Path, entry: zipfile.ZipInfo) -> bool:
+    import zlib
+
+    if not target.is_file() or target.stat().st_size != entry.file_size:
+        return False
+    crc = 0
+    with open(target, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return crc == entry.CRC

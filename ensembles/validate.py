@@ -1,0 +1,164 @@
+"""Does a submission come from the published checkpoints? Recompute it and compare every number."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from models.base import BadInput, Prediction
+from models.ndt import original
+from models.ndt.data import SpikeData
+from models.ndt.submission import ARRAYS, submission_arrays
+from models.registry import get
+from tuner import ledger
+
+SIZES = {
+    "mc_maze": 8,
+    "mc_rtt": 13,
+    "area2_bump": 21,
+    "dmfc_rsg": 13,
+    "mc_maze_large": 8,
+    "mc_maze_medium": 8,
+    "mc_maze_small": 7,
+}
+# after taking the top, the published submission had one trial in the place of another
+SWAPS = {"dmfc_rsg": ("a6c8e99c", "91fde75c")}
+RTOL, ATOL = 1e-5, 1e-8
+_MOST_TIES = 64
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where a tensor differs: how many numbers, and the worst of them."""
+
+    tensor: str
+    message: str
+
+
+def members(frame: pd.DataFrame, dataset: str, size: int) -> Iterator[list[tuple[str, str]]]:
+    """The checkpoints of the ensemble; where the last places are tied, every way to fill them.
+
+    The first is in the table's order (a stable sort).
+    """
+    ranked = frame.sort_values("co-bps", ascending=False, kind="stable").reset_index(drop=True)
+    size = min(size, len(ranked))
+    cut = ranked.loc[size - 1, "co-bps"]
+    sure = ranked[ranked["co-bps"] > cut]
+    tied = ranked[ranked["co-bps"] == cut]
+    for chosen in itertools.islice(itertools.combinations(range(len(tied)), size - len(sure)), _MOST_TIES):
+        rows = pd.concat([sure, tied.iloc[list(chosen)]])
+        yield _swap(list(zip(rows["trial_id"], rows["val_ckpt"], strict=True)), frame, dataset)
+
+
+def _swap(chosen: list[tuple[str, str]], frame: pd.DataFrame, dataset: str) -> list[tuple[str, str]]:
+    if dataset not in SWAPS:
+        return chosen
+    out, into = SWAPS[dataset]
+    replacement = frame[frame["trial_id"] == into]
+    if replacement.empty or not any(trial_id == out for trial_id, _ in chosen):
+        return chosen
+    best = replacement.sort_values("co-bps", ascending=False, kind="stable").iloc[0]
+    return [(into, str(best["val_ckpt"])) if trial_id == out else (trial_id, s) for trial_id, s in chosen]
+
+
+def recompute(root: Path, chosen: list[tuple[str, str]], data: SpikeData) -> dict[str, np.ndarray]:
+    """The six arrays of the mean of some published checkpoints."""
+    family = get("ndt")
+    parts: list[Prediction] = []
+    for trial_id, snapshot in chosen:
+        config, weights = family.import_checkpoint(root / f"{trial_id}.{snapshot}.pth")
+        arrays = submission_arrays(family.restore(config, weights, "cpu"), data)
+        seen = original.subset_of_trials(config, data.train.trials)
+        if len(seen) != data.train.trials:  # such a run's own training set was smaller
+            for name in ("train_rates_heldin", "train_rates_heldout"):
+                arrays[name] = arrays[name][seen]
+        parts.append(arrays)
+    shapes = {part["train_rates_heldin"].shape for part in parts}
+    if len(shapes) > 1:
+        raise BadInput(f"{root}: checkpoints of different training subsets cannot be averaged")
+    return family.combine(parts, [1.0] * len(parts))
+
+
+def compare(expected: dict[str, np.ndarray], submission: Path, dataset: str) -> list[Difference]:
+    """What differs between recomputed arrays and a submission file; nothing if it is the same.
+
+    Raises:
+        BadInput: the file is no submission for the dataset.
+    """
+    found = []
+    for name, wanted in expected.items():
+        given = read_array(submission, dataset, name)
+        if given.shape != wanted.shape:
+            found.append(Difference(name, f"shape {given.shape}, recomputed {wanted.shape}"))
+            continue
+        wrong = ~np.isclose(given, wanted, rtol=RTOL, atol=ATOL)
+        if wrong.any():
+            gap = np.where(wrong, np.abs(given.astype(float) - wanted), -1.0)
+            gap[~np.isfinite(gap)] = np.inf
+            at = tuple(int(i) for i in np.unravel_index(int(gap.argmax()), gap.shape))
+            detail = f"{int(wrong.sum())} of {wrong.size} numbers differ, most at [trial, bin, unit] {list(at)}"
+            found.append(Difference(name, f"{detail}: {given[at]:.8g}, recomputed {wanted[at]:.8g}"))
+    return found
+
+
+def read_array(submission: Path, dataset: str, name: str) -> np.ndarray:
+    try:
+        with h5py.File(submission, "r") as file:
+            if dataset not in file:
+                raise BadInput(f"{submission}: has no group {dataset} (has {', '.join(file) or 'nothing'})")
+            group: Any = file[dataset]
+            if name not in group:
+                raise BadInput(f"{submission}: {dataset} has no {name}")
+            array = np.asarray(group[name][()])
+    except FileNotFoundError:
+        raise BadInput(f"{submission}: no such file") from None
+    except OSError as error:
+        raise BadInput(f"{submission}: not a readable HDF5 file ({str(error).splitlines()[0][:100]})") from None
+    if array.dtype.kind not in "fiu":
+        raise BadInput(f"{submission}: {dataset}/{name} is not an array of numbers")
+    if not np.isfinite(array).all():
+        raise BadInput(f"{submission}: {dataset}/{name} holds {int((~np.isfinite(array)).sum())} non-finite values")
+    return array
+
+
+def validate(dataset: str, submission: Path, root: Path, size: int | None = None) -> tuple[list[Difference], list[str]]:
+    """Compare a submission with the published checkpoints' ensemble.
+
+    Returns:
+        The differences (of the tie's best filling), and the members' names.
+
+    Raises:
+        BadInput: anything is missing or damaged.
+    """
+    if dataset not in SIZES:
+        raise BadInput(f"{dataset!r} is not a dataset of the archive; there are {', '.join(SIZES)}")
+    folder = root / dataset
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no checkpoints there; get them with: python -m download checkpoints")
+    for name in ARRAYS:  # a wrong file is told before minutes of inference
+        read_array(submission, dataset, name)
+    frame = ledger.read(folder / "models.csv")
+    if "co-bps" not in frame or frame.empty:
+        raise BadInput(f"{folder / 'models.csv'}: ranks no models")
+    if size is not None and not 1 <= size <= len(frame):
+        raise BadInput(f"--n {size}: there are {len(frame)} checkpoints")
+    data = get("ndt").load({"dataset": dataset}, "test")
+    best: tuple[list[Difference], list[str]] | None = None
+    for chosen in members(frame, dataset, size or SIZES[dataset]):
+        found = compare(recompute(folder, chosen, data), submission, dataset)
+        names = [f"{trial_id}.{snapshot}" for trial_id, snapshot in chosen]
+        if best is None or len(found) < len(best[0]):
+            best = found, names
+        if not found:
+            break
+    assert best is not None
+    return best
+
+

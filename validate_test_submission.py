@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Recompute the test rates of a published ensemble from its checkpoints and compare a submission with them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+EXAMPLES = """
+examples:
+  validate_test_submission.py mc_maze_small submission.h5
+  validate_test_submission.py mc_maze submission.h5 --n 8 --root ~/nlb_2021/submission-validation
+
+Needs the checkpoints (python -m download checkpoints) and the dataset's test-phase file (prepared from the raw
+NWB when missing). Exit codes: 0 every number agrees (rtol 1e-5), 1 some differ, 2 bad input.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", help="mc_maze, mc_rtt, area2_bump, dmfc_rsg, mc_maze_{large,medium,small}")
+    parser.add_argument("submission", type=Path, help="the submission's HDF5 file")
+    parser.add_argument("--n", type=int, help="ensemble size (default: the published one)")
+    parser.add_argument("--root", type=Path, help="checkpoints (default: SUBMISSION_VALIDATION_ROOT)")
+    arguments = parser.parse_args(argv)
+    from ensembles.validate import validate
+    from models.base import BadInput
+    from models.paths import folder
+
+    try:
+        root = arguments.root or folder("SUBMISSION_VALIDATION_ROOT")
+        found, names = validate(arguments.dataset, arguments.submission, root, arguments.n)
+    except BadInput as error:
+        print(f"validate_test_submission: {error}", file=sys.stderr)
+        return 2
+    print(f"{arguments.dataset}: mean of {len(names)} checkpoints: {', '.join(names)}")
+    for difference in found:
+        print(f"DIFFERS {difference.tensor}: {difference.message}")
+    if found:
+        return 1
+    print("all six tensors agree")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
