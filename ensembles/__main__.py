@@ -16,6 +16,8 @@ examples:
   python -m ensembles show lorenz
   python -m ensembles build mc_maze_small --rule topn --size 7      parity with the published ensemble
   python -m ensembles predict lorenz new_trials.h5 -o rates.h5
+  python -m ensembles import ae-nlb-2021-model-checkpoints.zip      the published checkpoints as studies
+  python -m ensembles score mc_maze_small                           co-bps, vel R2, psth R2, fp-bps on validation
 
 STUDY is a name in RAY_TUNE_HOME, or the path of a study or of a copied ensemble folder.
 """
@@ -42,6 +44,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     predict.add_argument("-o", "--output", type=Path, required=True, help="HDF5 file to write")
     predict.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
     predict.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    bring = commands.add_parser("import", help="turn a published archive of checkpoints into studies")
+    bring.add_argument("archive", type=Path, help="the zip, or the folder it was unpacked to")
+    bring.add_argument("--suffix", default="-imported", help="added to each dataset's name (default -imported)")
+    bring.add_argument("--overwrite", action="store_true", help="replace studies that are there already")
+    score = commands.add_parser("score", help="score with nlb_tools' own evaluation")
+    score.add_argument("study", help="a study, an ensemble folder, or a submission's HDF5 file")
+    score.add_argument("--target", type=Path, help="EvalAI's target file: the FINAL TEST, never for selection")
+    score.add_argument("--json", action="store_true", help="as JSON")
     return parser.parse_args(argv)
 
 
@@ -91,7 +101,35 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"build": _build, "show": _show, "predict": _predict}
+def _import(arguments: argparse.Namespace) -> int:
+    from ensembles.archive import import_archive
+
+    studies = import_archive(arguments.archive, suffix=arguments.suffix, overwrite=arguments.overwrite, say=print)
+    for study in studies:
+        print(f"{study.path}: build its ensemble with: python -m ensembles build {study.name} --rule topn")
+    return 0
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from ensembles.score import score
+    from tuner.study import study_path
+
+    given = Path(arguments.study).expanduser()
+    place = given if given.is_file() else study_path(arguments.study)
+    result = score(place, arguments.target)
+    if arguments.json:
+        print(json.dumps(result, indent=1))
+        return 0
+    if result["phase"] == "test":
+        print("FINAL TEST SCORE: report it, never choose by it")
+    for dataset, values in result["scores"].items():
+        print(f"{dataset} ({result['phase']})")
+        for name, value in values.items():
+            print(f"  {name:12} {value:.4f}")
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"build": _build, "show": _show, "predict": _predict, "import": _import, "score": _score}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
+import importlib.util
 import os
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -33,6 +36,11 @@ def get(name: str) -> Family:
     Raises:
         BadInput: there is none, with the nearest name that there is.
     """
+    return _get(name, os.environ.get(EXTRA_FOLDERS, ""))
+
+
+@functools.cache
+def _get(name: str, extra: str) -> Family:
     known = names()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
@@ -48,7 +56,7 @@ def get(name: str) -> Family:
             )
             assert spec is not None and spec.loader is not None
             module = importlib.util.module_from_spec(spec)
-            importlib.sys.modules[spec.name] = module  # type: ignore[attr-defined]
+            sys.modules[spec.name] = module
             spec.loader.exec_module(module)
             return _family(module, name)
     (point,) = (point for point in entry_points(group="concert.families") if point.name == name)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ import yaml
 from models.base import BadInput
 
 _HERE = Path(__file__).parent
+EXTRA_FOLDERS = "CONCERT_SPACES"
+"""Environment variable: further folders (separated as in PATH) of search space files."""
 Kind = Literal["uniform", "loguniform", "randint", "lograndint", "choice"]
 KINDS: tuple[Kind, ...] = ("uniform", "loguniform", "randint", "lograndint", "choice")
 _TOP = ("family", "description", "data", "fixed", "space", "budget")
@@ -100,7 +103,11 @@ class SearchSpace:
 
 def names() -> list[str]:
     """The search spaces that come with Concert."""
-    return sorted(path.stem for path in _HERE.glob("*.yaml"))
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
+
+
+def _folders() -> list[Path]:
+    return [_HERE, *(Path(part) for part in os.environ.get(EXTRA_FOLDERS, "").split(os.pathsep) if part)]
 
 
 def load(name: str | Path) -> SearchSpace:
@@ -114,8 +121,9 @@ def load(name: str | Path) -> SearchSpace:
         if not path.exists():
             raise BadInput(f"{path}: no such search space file")
     else:
-        path = _HERE / f"{name}.yaml"
-        if not path.exists():
+        found = [folder / f"{name}.yaml" for folder in _folders() if (folder / f"{name}.yaml").is_file()]
+        path = found[0] if found else path
+        if not found:
             near = difflib.get_close_matches(str(name), names(), n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
             raise BadInput(f"unknown dataset {str(name)!r}; {hint}")

@@ -54,13 +54,13 @@ class RandomBits:
 
 
 def _threshold(p: float) -> tuple[int, float]:
-    """The int16 bound under which an element is kept, and the scale of what is kept."""
+    """The largest int16 that is kept, and the scale of what is kept."""
     keep = min(max(round((1.0 - p) * _LEVELS), 1), _LEVELS)
-    return keep - _LEVELS // 2, _LEVELS / keep
+    return keep - _LEVELS // 2 - 1, _LEVELS / keep
 
 
 def _mask(bits: Tensor, threshold: int, dtype: torch.dtype) -> Tensor:
-    return torch.lt(bits, threshold, out=torch.empty(bits.shape, dtype=dtype))
+    return torch.le(bits, threshold, out=torch.empty(bits.shape, dtype=dtype))
 
 
 class _Dropout(torch.autograd.Function):
@@ -300,7 +300,8 @@ class SelfAttention(nn.Module):
         """x: (B, T, D) -> (B, T, D)."""
         batch, length, _ = x.shape
         dropout = self.p if self.training else 0.0
-        if x.device.type == "cpu":
+        # without gradients torch's own fused attention is faster than chunks; with them it is slower on a CPU
+        if x.device.type == "cpu" and torch.is_grad_enabled():
             # zero-padded heads: rows of whole vector registers
             pad = -self.head_width % 8
             split = (3 * self.heads, self.head_width)
@@ -312,7 +313,7 @@ class SelfAttention(nn.Module):
             seen = _BandedAttention.apply(qkv, band, scale, bits, dropout)
             out = F.pad(self.out_proj.weight.view(-1, self.heads, self.head_width), (0, pad)).flatten(1)
             return F.linear(seen.flatten(2), out, self.out_proj.bias)
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        qkv = aligned_linear(x, self.in_proj_weight, self.in_proj_bias)
         q, k, v = qkv.view(batch, length, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=band.visible, dropout_p=dropout)
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=band.bias, dropout_p=dropout)
         return self.out_proj(seen.transpose(1, 2).flatten(2))

@@ -277,6 +277,10 @@ class Predictor:
     def __init__(self, network: NDT, max_spikes: int) -> None:
         self.network, self.max_spikes = network, max_spikes
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
     def __call__(self, data: SpikeData) -> Prediction:
         """Rates (expected spikes a bin, float32) of the eval trials, under the names of NLB submissions.
 
@@ -291,7 +295,7 @@ class Predictor:
                 f"trials of {bins} bins x {units} held-in units do not fit a network of {network.length} x {network.units}"
             )
         network.eval()
-        device = next(network.parameters()).device
+        device = self.device
         rates = np.empty((trials, network.length, network.units), dtype=np.float32)
         with torch.inference_mode():
             for start in range(0, trials, PREDICT_BATCH):

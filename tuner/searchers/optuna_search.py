@@ -29,15 +29,26 @@ class OptunaGPSearch(SpaceSearcher):
             sampler = optuna.samplers.GPSampler(seed=int(rng.integers(2**31)), deterministic_objective=False)
             study = optuna.create_study(direction="minimize", sampler=sampler)
             for observation, loss in zip(self.history, self.losses(), strict=True):
-                study.add_trial(create_trial(params=observation.point, distributions=distributions, value=float(loss)))
+                study.add_trial(create_trial(params=self._coded(observation.point), distributions=distributions, value=float(loss)))
             for point in self.pending.values():
-                study.add_trial(create_trial(params=point, distributions=distributions, state=TrialState.RUNNING))
-            return dict(study.ask(distributions).params)
+                study.add_trial(create_trial(params=self._coded(point), distributions=distributions, state=TrialState.RUNNING))
+            params = study.ask(distributions).params
+        return {
+            name: domain.options[params[name]] if domain.kind == "choice" else params[name]
+            for name, domain in self.space.items()
+        }
+
+    def _coded(self, point: Point) -> Point:
+        """Choices by position: options may be of any type."""
+        return {
+            name: domain.options.index(point[name]) if domain.kind == "choice" else point[name]
+            for name, domain in self.space.items()
+        }
 
 
 def _distribution(domain: Domain) -> BaseDistribution:
     if domain.kind == "choice":
-        return CategoricalDistribution(list(domain.options))
+        return CategoricalDistribution(list(range(len(domain.options))))
     if domain.integer:
         return IntDistribution(int(domain.low), int(domain.high) - 1, log=domain.log)
     return FloatDistribution(domain.low, domain.high, log=domain.log)

@@ -1,0 +1,113 @@
+"""Steps of an NDT on one core: ours against the textbook loop, full-size mc_maze_small shapes.
+
+64 trials x 180 bins x 142 units, 4 layers, dropout .5, context 50 each way. Both loops run in processes of
+their own, turn by turn, so that a noisy machine disturbs them alike; ours with the allocator settings that
+trials get.
+
+    python -m benchmarks.ndt [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+SETTINGS = {
+    "MODEL.NUM_LAYERS": 4,
+    "MODEL.DROPOUT": 0.5,
+    "MODEL.DROPOUT_RATES": 0.5,
+    "MODEL.DROPOUT_EMBEDDING": 0.5,
+    "MODEL.CONTEXT_FORWARD": 50,
+    "MODEL.CONTEXT_BACKWARD": 50,
+    "TRAIN.MASK_TOKEN_RATIO": 0.7,
+    "TRAIN.BATCH_SIZE": 64,
+}
+
+
+def worker(kind: str) -> None:
+    """Answer each line on stdin with the seconds of one update."""
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(1)
+    from benchmarks.plain_ndt import PlainLoop
+    from models.ndt.config import resolve
+    from models.ndt.data import SpikeData, Spikes
+    from models.ndt.learner import NDTLearner
+    from models.ndt.network import NDT
+    from tuner.resources import tune_allocator
+
+    config = resolve(SETTINGS)
+    rng = np.random.default_rng(0)
+
+    def counts(*shape: int) -> np.ndarray:
+        return rng.poisson(0.06, shape).astype(np.float32)
+
+    spikes = Spikes(counts(64, 140, 107), counts(64, 140, 35), counts(64, 40, 107), counts(64, 40, 35))
+    step: Any
+    if kind == "ours":
+        tune_allocator()
+        step = NDTLearner(config, SpikeData(spikes, spikes, "generated"), "cpu", 0).train_epoch
+    else:
+        assert spikes.heldout is not None and spikes.forward is not None
+        arrays = {
+            "heldin": torch.from_numpy(spikes.heldin),
+            "heldout": torch.from_numpy(spikes.heldout),
+            "forward": torch.from_numpy(spikes.forward),
+        }
+        step = PlainLoop(config, arrays, NDT(config, 180, 142, 10).state_dict()).epoch
+    step()
+    for _ in sys.stdin:
+        begun = time.perf_counter()
+        step()
+        print(json.dumps(time.perf_counter() - begun), flush=True)
+
+
+def measure(rounds: int) -> dict[str, float]:
+    """The median seconds of an update, by kind of loop."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    processes = {
+        kind: subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.ndt", "--worker", kind],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+        for kind in ("plain", "ours")
+    }
+    times: dict[str, list[float]] = {kind: [] for kind in processes}
+    try:
+        for _ in range(rounds):
+            for kind, process in processes.items():
+                assert process.stdin is not None and process.stdout is not None
+                process.stdin.write("\n")
+                process.stdin.flush()
+                times[kind].append(json.loads(process.stdout.readline()))
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+    return {kind: statistics.median(values) for kind, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="updates of each loop (default 5)")
+    parser.add_argument("--worker", choices=("plain", "ours"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        worker(arguments.worker)
+        return
+    times = measure(arguments.rounds)
+    print(f"plain loop {times['plain']:.2f} s an update, ours {times['ours']:.2f} s: {times['plain'] / times['ours']:.2f} x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""List the search spaces, or write those of the NLB datasets in the original program's form."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m search_spaces", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("list", help="what can be searched by name")
+    write = commands.add_parser("generate", help="write <dataset>.yaml and <dataset>.json for the NLB datasets")
+    write.add_argument("--into", type=Path, help="folder (default: CONFIG_DIR)")
+    write.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    arguments = parser.parse_args(argv)
+    import search_spaces
+    from models.base import BadInput
+    from search_spaces.generate import generate
+
+    try:
+        if arguments.command == "list":
+            for name in search_spaces.names():
+                space = search_spaces.load(name)
+                print(f"{name:16} {space.family:6} {len(space.space):2} dimensions   {space.description}")
+        else:
+            generate(arguments.into, arguments.overwrite)
+    except BadInput as error:
+        print(f"search_spaces: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"search_spaces: {error.strerror}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""What the tests share: small data, studies, and a home of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+SLOW = os.environ.get("CONCERT_SLOW") == "1"
+LORENZ = {"conditions": 6, "train_trials": 24, "eval_trials": 12, "bins": 20, "forward_bins": 4, "heldin_units": 9,
+          "heldout_units": 4}  # fmt: skip
+TINY = {"MODEL.NUM_LAYERS": 1, "MODEL.HIDDEN_SIZE": 16, "TRAIN.BATCH_SIZE": 12, "TRAIN.LR.WARMUP": 0,
+        "TRAIN.VAL_INTERVAL": 2, "TRAIN.NUM_UPDATES": 6, "TRAIN.EARLY_STOP": "off"}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not SLOW:
+        skip = pytest.mark.skip(reason="slow: set CONCERT_SLOW=1")
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every folder of Concert below the test's own."""
+    for name in ("NLB_DATA_RAW", "NLB_CACHE_DIR", "NDT_CACHE_DIR", "RAY_TUNE_HOME", "CHECKPOINT_DIR", "CONFIG_DIR",
+                 "SUBMISSION_VALIDATION_ROOT"):  # fmt: skip
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NLB_HOME", str(tmp_path / "nlb"))
+    return tmp_path / "nlb"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The reference data beside a development checkout."""
+    if not SHARED.is_dir():
+        pytest.skip("the reference data (../shared) is not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def spikes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small NDT file with known true rates."""
+    import h5py
+
+    from models.ndt.lorenz import generate
+
+    path = tmp_path_factory.mktemp("spikes") / "tiny.h5"
+    with h5py.File(path, "w") as file:
+        for name, array in generate(LORENZ).items():
+            file[name] = array
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_space(tmp_path_factory: pytest.TempPathFactory, spikes: Path) -> Path:
+    """A search space whose trials take a second."""
+    import yaml
+
+    path = tmp_path_factory.mktemp("space") / "tiny.yaml"
+    content = {
+        "family": "ndt",
+        "data": {"path": str(spikes)},
+        "fixed": TINY,
+        "space": {"MODEL.DROPOUT": {"uniform": [0.1, 0.5]}, "TRAIN.LR.INIT": {"loguniform": [1e-3, 1e-2]}},
+        "budget": {"samples": 4},
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def run(*arguments: object, env: dict[str, str] | None = None, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """A command of Concert, as a user runs it."""
+    command = [sys.executable, *(str(a) for a in arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=timeout
+    )

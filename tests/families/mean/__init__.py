@@ -1,0 +1,87 @@
+"""A tiny family: the mean of the training values, learned by gradient descent. The contract and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.base import BadInput, Diverged, Family, Learner, Metric, Prediction
+
+
+class MeanLearner(Learner):
+    def __init__(self, config: Mapping[str, Any], data: Mapping[str, np.ndarray], seed: int) -> None:
+        self.config, self.epoch = config, 0
+        self.train = torch.tensor(data["train"])
+        self.data = data
+        self.value = torch.tensor(float(np.random.default_rng(seed).normal()))
+
+    done = property(lambda self: self.epoch >= self.config["epochs"])
+    due = property(lambda self: True)
+    progress = property(lambda self: self.epoch / self.config["epochs"])
+
+    def train_epoch(self) -> dict[str, float]:
+        loss = float(((self.value - self.train) ** 2).mean())
+        if not np.isfinite(loss) or loss > 1e30:
+            raise Diverged(f"loss {loss}")
+        self.value = self.value - self.config["rate"] * 2 * (self.value - self.train).mean()
+        self.epoch += 1
+        return {"train_loss": loss}
+
+    def validate(self) -> dict[str, float]:
+        if self.config.get("crash"):
+            raise RuntimeError("as told")
+        return {"mse": FAMILY.score(self.predict(self.data), FAMILY.truth(self.data))}
+
+    def state(self) -> dict[str, Any]:
+        return {"value": self.value, "epoch": self.epoch}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.value, self.epoch = state["value"], state["epoch"]
+
+    def weights(self) -> dict[str, Any]:
+        return {"value": self.value}
+
+    def predict(self, data: Any) -> Prediction:
+        return {"value": np.full(len(data["eval"]), float(self.value))}
+
+
+class MeanFamily(Family):
+    name = "mean"
+    metric = Metric("mse", "min", "mean squared error")
+    snapshots = {"best": metric}
+    default_space = "mean"
+
+    def load(self, config: Mapping[str, Any], phase: str) -> Any:
+        path = Path(str(config.get("path", "")))
+        if not path.is_file():
+            raise BadInput(f"{path}: no such file")
+        values = np.loadtxt(path)
+        return {"train": values[::2], "eval": values[1::2]}
+
+    def fingerprint(self, data: Any) -> str:
+        return str(float(data["train"].sum() + data["eval"].sum()))
+
+    def check(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        unknown = sorted(set(settings) - {"epochs", "rate", "crash"})
+        if unknown:
+            raise BadInput(f"unknown setting {unknown[0]}")
+        return {"epochs": 5, "rate": 0.1, **settings}
+
+    def learner(self, config: Mapping[str, Any], data: Any, device: str, seed: int) -> MeanLearner:
+        return MeanLearner(self.check(config), data, seed)
+
+    def restore(self, config: Mapping[str, Any], weights: Mapping[str, Any], device: str) -> Callable[[Any], Prediction]:
+        return lambda data: {"value": np.full(len(data["eval"]), float(weights["value"]))}
+
+    def truth(self, data: Any) -> Prediction:
+        return {"value": data["eval"]}
+
+    def score(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> float:
+        return float(((prediction["value"] - truth["value"]) ** 2).mean())
+
+
+FAMILY = MeanFamily()

@@ -1,0 +1,53 @@
+"""A new family is one folder and one YAML: this one lies in the tests and is searched like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models import registry
+from models.base import BadInput, Family
+from tests.conftest import ROOT, run
+from tests.models.conformance import Conformance
+
+HERE = ROOT / "tests" / "families"
+ENV = {registry.EXTRA_FOLDERS: str(HERE), "CONCERT_SPACES": str(HERE)}
+
+
+@pytest.fixture
+def family(monkeypatch: pytest.MonkeyPatch) -> Family:
+    monkeypatch.setenv(registry.EXTRA_FOLDERS, str(HERE))
+    return registry.get("mean")
+
+
+class TestConformance(Conformance):
+    poison = {"rate": 1e20, "epochs": 50}
+    overfit = {"rate": 0.3, "epochs": 20}
+
+    @pytest.fixture
+    def config(self) -> dict[str, Any]:
+        return {"epochs": 6, "rate": 0.1}
+
+    @pytest.fixture
+    def data(self) -> Any:
+        values = np.random.default_rng(0).normal(4.0, 1.0, 40)
+        return {"train": values[::2], "eval": values[1::2]}
+
+    def part(self, data: Any, rows: slice) -> Any:
+        return {**data, "eval": data["eval"][rows]}
+
+
+def test_one_folder_and_one_yaml_are_enough(tmp_path: Path, home: Path) -> None:
+    np.savetxt(tmp_path / "values.txt", np.random.default_rng(0).normal(4.0, 1.0, 40))
+    done = run("run_hyperopt.py", "--data", tmp_path / "values.txt", "--family", "mean", "--workers", 2, env=ENV)
+    assert done.returncode == 0, done.stderr
+    assert "mse out of fold" in done.stdout
+    assert (home / "ray_results/neural-data-transformer/values/ensemble/ensemble.json").exists()
+
+
+def test_unknown_family_names_the_nearest() -> None:
+    with pytest.raises(BadInput, match="did you mean ndt"):
+        registry.get("ndtt")
