@@ -19,7 +19,7 @@ from models.base import BadInput
 
 TIMEOUT = (15, 60)  # to connect; between two bytes
 ATTEMPTS = 8
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16  # a cut loses at most this much
 
 
 class DownloadFailed(RuntimeError):

@@ -64,14 +64,19 @@ def load(path: Path) -> dict[str, Any]:
     except BadInput:
         raise
     except Exception as error:  # whatever a damaged file makes torch raise, it is one bad file
-        detail = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise BadInput(f"{path}: not a readable checkpoint ({detail})") from None
+        raise BadInput(f"{path}: not a readable checkpoint ({_reason(error)})") from None
     if not isinstance(content, dict):
         raise BadInput(f"{path}: not a checkpoint but a {type(content).__name__}")
     missing = [name for name in _NEEDED if name not in content]
     if missing:
         raise BadInput(f"{path}: has no {missing[0]}")
     return content
+
+
+def _reason(error: Exception) -> str:
+    """The one line of torch's many that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if "WeightsUnpickler error" in line or "nsupported" in line), lines[0])[:160]
 
 
 def _pickles(path: Path) -> list[bytes]:
@@ -86,6 +91,14 @@ def _refuse_strangers(pickled: bytes, path: Path) -> None:
 
     torch's own restricted loader stands behind this; here the refusal gets a clear name.
     """
+    for wanted in _globals(pickled):
+        if wanted not in _ALLOWED:
+            raise BadInput(f"{path}: refused, its pickle asks for {wanted.replace(' ', '.')}")
+
+
+def _globals(pickled: bytes) -> list[str]:
+    """What a pickle, or several one after another, would import: "module name"."""
+    found: list[str] = []
     stream = io.BytesIO(pickled)
     while stream.tell() < len(pickled):
         texts: list[str] = []
@@ -93,15 +106,13 @@ def _refuse_strangers(pickled: bytes, path: Path) -> None:
             for opcode, argument, _ in pickletools.genops(stream):
                 if isinstance(argument, str):
                     texts.append(argument)
-                wanted = None
                 if opcode.name in ("GLOBAL", "INST"):
-                    wanted = str(argument)
+                    found.append(str(argument))
                 elif opcode.name == "STACK_GLOBAL":
-                    wanted = " ".join(texts[-2:])
-                if wanted is not None and wanted not in _ALLOWED:
-                    raise BadInput(f"{path}: refused, its pickle asks for {wanted.replace(' ', '.')}")
-        except ValueError:
-            return  # a legacy file's raw tensor data follows; torch reads or refuses it
+                    found.append(" ".join(texts[-2:]))
+        except (ValueError, UnicodeDecodeError):
+            break  # a legacy file's raw tensor data follows; torch reads or refuses it
+    return found
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import io
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from download import http
+from download.__main__ import main
+from download.http import DownloadFailed
+from download.unpack import unpack
+from download.zenodo import FILE, checkpoints
+from models.base import BadInput
+from models.paths import folder
+from tests.conftest import ROOT
+from tests.download.servers import Site, dandi, serve, zenodo
+
+PAUSE = 0.01
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serve() as site:
+        yield site
+
+
+def archive(entries: dict[str, bytes] | None = None) -> bytes:
+    rng = random.Random(0)
+    entries = entries or {f"ae-nlb-2021-model-checkpoints/mc_maze/{i}.lve.pth": rng.randbytes(200_000) for i in range(5)}
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        for name, content in entries.items():
+            file.writestr(name, content)
+    return out.getvalue()
+
+
+def get(url: str, **more: object) -> Path:
+    return checkpoints(url, quiet=True, say=lambda _: None, pause=PAUSE, **more)  # type: ignore[arg-type]
+
+
+def test_three_cuts_are_resumed_by_range(site: Site) -> None:
+    content = archive()
+    url = zenodo(site, content)
+    site.cuts = [300_000, 200_000, 100_000]
+    root = get(url)
+    assert (root / "mc_maze/0.lve.pth").stat().st_size == 200_000  # the top folder moved up
+    assert not list(root.glob("*.zip*"))
+    ranges = [r for path, r in site.requests if path.startswith("/files")]
+    assert len(ranges) == 4
+    starts = [int(r.removeprefix("bytes=").rstrip("-")) for r in ranges if r]
+    assert starts == sorted(starts)
+    assert 0 < starts[0] <= 300_000
+    before = len(site.requests)
+    get(url)  # complete: only the record is asked for
+    assert [path for path, _ in site.requests[before:]] == ["/api/records/5875246"]
+
+
+def test_a_lost_file_is_brought_back(site: Site) -> None:
+    url = zenodo(site, archive())
+    root = get(url)
+    (root / "mc_maze/3.lve.pth").unlink()
+    get(url)
+    assert (root / "mc_maze/3.lve.pth").exists()
+
+
+def test_a_server_without_ranges(site: Site) -> None:
+    url = zenodo(site, archive())
+    site.ranges = False
+    site.cuts = [500_000]
+    assert (get(url) / "mc_maze/4.lve.pth").exists()
+
+
+def test_busy_servers_are_asked_again(site: Site) -> None:
+    url = zenodo(site, archive())
+    site.refusals = 3
+    assert (get(url) / "mc_maze/4.lve.pth").exists()
+
+
+def test_wrong_checksum_is_thrown_away(site: Site) -> None:
+    url = zenodo(site, archive())
+    site.documents["/api/records/5875246"]["files"][0]["checksum"] = "md5:" + "0" * 32
+    with pytest.raises(DownloadFailed, match="checksum differs"):
+        get(url)
+    root = folder("SUBMISSION_VALIDATION_ROOT")
+    assert not list(root.rglob("*.pth"))
+    assert not list(root.glob("*.part"))
+
+
+def test_a_server_that_never_hands_it_over(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "ATTEMPTS", 3)
+    url = zenodo(site, archive())
+    site.cuts = [0] * 50
+    with pytest.raises(DownloadFailed, match="gave up"):
+        get(url)
+
+
+def test_slow_servers_time_out_and_go_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "TIMEOUT", (1, 0.2))
+    url = zenodo(site, archive())
+    site.pause = 0.25  # each chunk comes too late, but bytes do come
+    assert (get(url) / "mc_maze/0.lve.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [({}, "names no usable"), ({"files": [{"key": FILE}]}, "names no usable"), ([1], "names no usable")],
+)
+def test_odd_records(site: Site, record: object, words: str) -> None:
+    site.documents["/api/records/5875246"] = record
+    with pytest.raises(DownloadFailed, match=words):
+        get(f"{site.url}/api/records/5875246")
+
+
+def test_commands_tell_in_one_line(site: Site, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["checkpoints", "--url", f"{site.url}/api/nowhere", "--quiet"]) == 1
+    assert "HTTP 404" in capsys.readouterr().err
+    assert main(["checkpoints", "--from-file", str(tmp_path / "none.zip")]) == 2
+    assert main(["data", "mc_mace"]) == 2
+    assert "not an NLB dataset" in capsys.readouterr().err
+
+
+def test_no_room_is_told_before_the_start(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = zenodo(site, archive())
+    site.documents["/api/records/5875246"]["files"][0]["size"] = 10**18
+    with pytest.raises(BadInput, match="only .* free"):
+        get(url)
+    assert not [path for path, _ in site.requests if path.startswith("/files")]
+
+
+def test_killed_and_run_again(site: Site) -> None:
+    content = archive({f"top/{i}.lve.pth": random.Random(i).randbytes(1_000_000) for i in range(4)})
+    url = zenodo(site, content)
+    site.pause = 0.02
+    command = [sys.executable, "-m", "download", "checkpoints", "--url", url, "--quiet"]
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ)
+    part = folder("SUBMISSION_VALIDATION_ROOT") / f"{FILE}.part"
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not (part.exists() and part.stat().st_size > 500_000):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    site.pause = 0.0
+    assert part.stat().st_size < len(content)
+    assert subprocess.run(command, cwd=ROOT, env=os.environ).returncode == 0
+    asked = [r for path, r in site.requests if path.startswith("/files")]
+    assert asked[-1] is not None  # it went on instead of starting over
+    assert len(list(folder("SUBMISSION_VALIDATION_ROOT").glob("*.pth"))) == 4
+
+
+def link_entry() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        info = zipfile.ZipInfo("top/link")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        file.writestr(info, "/etc/passwd")
+    return out.getvalue()
+
+
+def bomb() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("top/zeros", b"\0" * 50_000_000)
+    return out.getvalue()
+
+
+def twice() -> bytes:
+    import warnings
+
+    out = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(out, "w") as file:
+        warnings.simplefilter("ignore")
+        file.writestr("a", b"1")
+        file.writestr("a", b"2")
+    return out.getvalue()
+
+
+EVIL = {
+    "absolute": (archive({"/etc/cron.d/x": b"1"}), "absolute path"),
+    "drive": (archive({"C:/x": b"1"}), "absolute path"),
+    "parent": (archive({"top/../../x": b"1"}), "leads out"),
+    "backslash parent": (archive({"top\\..\\..\\x": b"1"}), "leads out"),
+    "link": (link_entry(), "link"),
+    "bomb": (bomb(), "refused"),
+    "twice": (twice(), "twice"),
+    "truncated": (archive()[:500_000], "not a whole zip"),
+    "no zip": (b"hello", "not a whole zip"),
+    "nothing": (b"", "not a whole zip"),
+    "flipped": (archive()[:1000] + b"xxxx" + archive()[1004:], "not a whole zip"),
+    "empty": (archive({"top/": b""})[:0] + b"PK\x05\x06" + b"\0" * 18, "empty"),
+}
+
+
+@pytest.mark.parametrize("case", EVIL)
+def test_evil_archives(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content, words = EVIL[case]
+    path = tmp_path / "a.zip"
+    path.write_bytes(content)
+    assert main(["checkpoints", "--from-file", str(path), "--root", str(tmp_path / "deep" / "root")]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "deep" / "x").exists()
+
+
+def test_unpacking_again_keeps_what_is_the_same(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(archive())
+    files = unpack(tmp_path / "a.zip", tmp_path / "out")
+    stamps = {f: f.stat().st_mtime_ns for f in files}
+    files[0].write_bytes(b"damaged")
+    unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert files[0].stat().st_size == 200_000
+    assert all(f.stat().st_mtime_ns == stamps[f] for f in files[1:])
+
+
+def test_dandisets_come_through_dandis_own_client(site: Site) -> None:
+    from download.dandi import recordings
+
+    files = {
+        "sub-Jenkins/a_desc-train.nwb": random.Random(1).randbytes(300_000),
+        "sub-Jenkins/a_desc-test.nwb": random.Random(2).randbytes(100_000),
+    }
+    api = dandi(site, "000140", files)
+    said: list[str] = []
+    (place,) = recordings(["mc_maze_small"], api, quiet=True, say=said.append)
+    for name, content in files.items():
+        assert (place / name).read_bytes() == content
+    assert any("needed" in line and "free" in line for line in said)
+    before = len([p for p, _ in site.requests if "download" in p])
+    recordings(["mc_maze_small"], api, quiet=True, say=said.append)
+    assert len([p for p, _ in site.requests if "download" in p]) == before
+    (place / "sub-Jenkins/a_desc-test.nwb").unlink()
+    recordings(["mc_maze_small"], api, quiet=True, say=said.append)
+    assert (place / "sub-Jenkins/a_desc-test.nwb").exists()
+
+
+def test_a_dandi_that_does_not_answer(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "mc_maze_small", "--url", f"{site.url}/api"]) == 1
+    error = capsys.readouterr().err
+    assert "DANDI does not answer" in error
+    assert len(error.strip().splitlines()) == 1
