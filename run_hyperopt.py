@@ -98,7 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
         ended = ended_trials(study)
         if resumed:
             say(
-                f"resuming study {study.name}: {len(ended)} of {request.options.samples} trials have ended ({study.path})"
+                f"resuming study {study.name}: {len(ended)} of {request.options.samples} trials have ended "
+                f"({study.path})"
             )
         else:
             say(f"study {study.name}: {request.options.samples} trials ({study.path})")

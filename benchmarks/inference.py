@@ -1,75 +1,88 @@
-"""Rates of many published checkpoints: ours against a plain one-by-one loop, on one core or more.
+"""Rates from many members of an ensemble: ours against a plain one-by-one loop, full-size mc_maze_small shapes.
 
-From files to rates, in one process with as many threads as torch takes by itself. The plain loop does what the
-textbook program does for each checkpoint: unpickle, build a model with fresh weights, load, run all trials with
-attention weights returned. Ours reads the imported study, as every ensemble is built.
+The plain loop does what the textbook program does for each checkpoint: build a model with fresh weights, load
+the saved ones, run all trials with attention weights returned. It is measured on one thread, as a trial has,
+and on all; ours gives each member one thread and runs as many members as there are cores.
 
-    python -m benchmarks.inference ARCHIVE_FOLDER/mc_maze_small NDT_FILE
+    python -m benchmarks.inference [--trials 100] [--members 8]
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks.ndt import SETTINGS
 from benchmarks.plain_ndt import PlainNDT
-from ensembles.archive import import_archive
-from ensembles.members import candidates, predictions
 from models.ndt.config import resolve
-from models.ndt.data import SpikeData
-from models.ndt.original import flatten, load
+from models.ndt.data import SpikeData, Spikes
+from models.ndt.network import NDT
 from models.registry import get
-from tuner.study import Study
+
+BINS, FORWARD, HELDIN, UNITS, MAX_SPIKES = 140, 40, 107, 142, 10
 
 
-def plain(paths: list[Path], data: SpikeData) -> list[np.ndarray]:
+def plain(config: dict[str, Any], states: list[dict[str, torch.Tensor]], heldin: np.ndarray) -> list[np.ndarray]:
     rates = []
-    for path in paths:
-        content = load(path)
-        config = resolve({k: v for k, v in flatten(content["config"]).items() if k.startswith("MODEL.")})
-        model = PlainNDT(config, content["trial_length"], content["num_neurons"])
-        model.load_state_dict(content["state_dict"])
+    for state in states:
+        model = PlainNDT(config, BINS + FORWARD, UNITS)
+        model.load_state_dict(state)
         model.eval()
-        heldin = torch.from_numpy(data.eval.heldin).clamp(max=content["max_spikes"])
-        padding = (0, content["num_neurons"] - heldin.shape[2], 0, content["trial_length"] - heldin.shape[1])
         with torch.no_grad():
-            lograte, _ = model(F.pad(heldin, padding))
+            lograte, _ = model(F.pad(torch.from_numpy(heldin), (0, UNITS - HELDIN, 0, FORWARD)))
             rates.append(lograte.exp().numpy())
     return rates
 
 
-def ours(study: Study, data: SpikeData) -> list[dict[str, np.ndarray]]:
-    return predictions(study.family, candidates(study), data)
+def ours(config: dict[str, Any], states: list[dict[str, torch.Tensor]], data: SpikeData) -> list[dict[str, np.ndarray]]:
+    family = get("ndt")
+    sizes = {"length": BINS + FORWARD, "units": UNITS, "max_spikes": MAX_SPIKES}
+    members = [family.restore(config, {"network": state, **sizes}, "cpu") for state in states]
+    return family.predict_many(members, data)
+
+
+def measure(trials: int, members: int, rounds: int) -> dict[str, float]:
+    """The best seconds a member, by way of doing it."""
+    config = resolve(SETTINGS)
+    states = [NDT(config, BINS + FORWARD, UNITS, MAX_SPIKES).state_dict() for _ in range(members)]
+    heldin = np.random.default_rng(0).poisson(0.06, (trials, BINS, HELDIN)).astype(np.float32)
+    spikes = Spikes(heldin)
+    data = SpikeData(spikes, spikes, "generated")
+    threads = torch.get_num_threads()
+    ways: dict[str, tuple[int, Callable[[], list[Any]]]] = {
+        "plain, one thread": (1, lambda: plain(config, states, heldin)),
+        "plain, all threads": (threads, lambda: plain(config, states, heldin)),
+        "ours": (threads, lambda: ours(config, states, data)),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    results: dict[str, list[Any]] = {}
+    for _ in range(rounds):
+        for name, (count, way) in ways.items():
+            torch.set_num_threads(count)
+            begun = time.perf_counter()
+            results[name] = way()
+            times[name].append((time.perf_counter() - begun) / members)
+    torch.set_num_threads(threads)
+    for expected, found in zip(results["plain, one thread"], results["ours"], strict=True):
+        np.testing.assert_allclose(found["eval_rates_heldin"], expected[:, :BINS, :HELDIN], rtol=1e-4)
+    return {name: min(values) for name, values in times.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="a folder of .pth files (EMBED_DIM 0)")
-    parser.add_argument("data", type=Path, help="an NDT file")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=100, help="trials to infer (default 100)")
+    parser.add_argument("--members", type=int, default=8, help="checkpoints (default 8)")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions, the best counts (default 3)")
     arguments = parser.parse_args()
-    data = get("ndt").load({"path": str(arguments.data)}, "val")
-    paths = sorted(arguments.folder.glob("*.pth"))
-    times: dict[str, list[float]] = {"plain": [], "ours": []}
-    with tempfile.TemporaryDirectory() as home:
-        (study,) = import_archive(arguments.folder, Path(home))
-        for _ in range(arguments.rounds):
-            begun = time.perf_counter()
-            expected = plain(paths, data)
-            middle = time.perf_counter()
-            found = ours(study, data)
-            times["plain"].append((middle - begun) / len(paths))
-            times["ours"].append((time.perf_counter() - middle) / len(paths))
-        assert len(found) == len(expected)
-    best = {name: min(values) for name, values in times.items()}
-    print(f"{len(paths)} checkpoints: plain {1e3 * best['plain']:.1f} ms each, ours {1e3 * best['ours']:.1f} ms: "
-          f"{best['plain'] / best['ours']:.2f} x")  # fmt: skip
+    times = measure(arguments.trials, arguments.members, arguments.rounds)
+    for name, seconds in times.items():
+        print(f"{name:20} {1e3 * seconds:7.1f} ms a member   ours is {seconds / times['ours']:.2f} x as fast")
 
 
 if __name__ == "__main__":

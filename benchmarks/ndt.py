@@ -106,7 +106,8 @@ def main() -> None:
         worker(arguments.worker)
         return
     times = measure(arguments.rounds)
-    print(f"plain loop {times['plain']:.2f} s an update, ours {times['ours']:.2f} s: {times['plain'] / times['ours']:.2f} x")
+    ratio = times["plain"] / times["ours"]
+    print(f"plain loop {times['plain']:.2f} s an update, ours {times['ours']:.2f} s: {ratio:.2f} x")
 
 
 if __name__ == "__main__":

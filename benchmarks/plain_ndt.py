@@ -119,4 +119,4 @@ class PlainLoop:
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config["TRAIN.MAX_GRAD_NORM"])
             self.optimizer.step()
-        return float(loss)
+        return float(loss.detach())

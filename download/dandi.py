@@ -43,8 +43,7 @@ def recordings(
             for name, source in wanted.items():
                 dandiset = client.get_dandiset(source.dandiset, lazy=False)
                 missing[name] = [
-                    (root / source.dandiset / asset.path, int(asset.size))
-                    for asset in dandiset.get_assets()
+                    (root / source.dandiset / asset.path, int(asset.size)) for asset in dandiset.get_assets()
                 ]
     except Exception as error:  # requests', the client's own and pydantic's: to a user all one thing
         raise DownloadFailed(f"DANDI does not answer as it should ({_line(error)})") from None
@@ -87,5 +86,3 @@ def _download(dandiset: str, url: str | None, root: Path, quiet: bool) -> None:
 
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
-
-

@@ -61,7 +61,12 @@ def get_json(url: str, pause: float = 1.0) -> Any:
 
 
 def fetch(
-    url: str, to: Path, size: int, checksum: str, progress: Callable[[int], None] = lambda done: None, pause: float = 1.0
+    url: str,
+    to: Path,
+    size: int,
+    checksum: str,
+    progress: Callable[[int], None] = lambda done: None,
+    pause: float = 1.0,
 ) -> Path:
     """Download `url` to `to`, going on from `to`.part if an earlier try left one.
 
@@ -182,9 +187,22 @@ def shown_progress(title: str, total: int, quiet: bool = False) -> Iterator[Call
         yield lambda done: None
     elif sys.stderr.isatty():
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
 
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task(title, total=total)
             yield lambda done: bar.update(task, completed=done)

@@ -80,9 +80,8 @@ def unpack(
                 if not target.resolve().is_relative_to(into.resolve()):
                     raise BadInput(f"{path}: refused, entry {entry.filename!r} leads out of the folder")
                 if not _same(target, entry):
-                    with archive.open(entry) as source, atomic_path(target) as temporary:
-                        with open(temporary, "wb") as out:
-                            shutil.copyfileobj(source, out, _CHUNK)
+                    with archive.open(entry) as source, atomic_path(target) as new, open(new, "wb") as out:
+                        shutil.copyfileobj(source, out, _CHUNK)
                 done += entry.file_size
                 progress(done, total)
                 files.append(target)

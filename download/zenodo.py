@@ -69,7 +69,11 @@ def _entry(record: object, url: str) -> tuple[int, str, str]:
                 links = entry["links"]
                 link = links.get("self") or links.get("content") or links["download"]
                 checksum = str(entry["checksum"])
-                return int(entry.get("size", entry.get("filesize"))), checksum if ":" in checksum else f"md5:{checksum}", link
+                return (
+                    int(entry["size"] if "size" in entry else entry["filesize"]),
+                    checksum if ":" in checksum else f"md5:{checksum}",
+                    link,
+                )
             except (KeyError, TypeError, ValueError, AttributeError):
                 break
     raise DownloadFailed(f"{url}: the record names no usable {FILE}")

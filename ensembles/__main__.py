@@ -129,7 +129,13 @@ def _score(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"build": _build, "show": _show, "predict": _predict, "import": _import, "score": _score}
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "build": _build,
+    "show": _show,
+    "predict": _predict,
+    "import": _import,
+    "score": _score,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

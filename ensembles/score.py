@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import math
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,9 @@ def _flatten(result: Any) -> dict[str, float]:
     out: dict[str, float] = {}
     for entry in result:
         for values in entry.values():
-            for name, value in (values.items() if isinstance(values, dict) else ()):
+            for name, value in values.items() if isinstance(values, dict) else ():
                 if isinstance(value, (int, float)) and math.isfinite(value):
-                    out.setdefault(str(name).split(" [")[0].removeprefix("[").strip(), float(value))
+                    out[re.sub(r"^\[\d+\] ", "", str(name))] = float(value)  # "[100] co-bps" of mc_maze_small
     return out
 
 

@@ -15,6 +15,7 @@ from models.base import Family, Prediction
 
 MAX_MEMBERS = 25
 _BAGS = 20
+_SURE = 2
 _GROUPS = 10
 
 
@@ -68,8 +69,8 @@ def uniform(count: int, members: int) -> np.ndarray:
 def greedy(pool: Pool, rng: np.random.Generator) -> np.ndarray:
     """Bagged greedy selection with replacement (Caruana et al. 2004).
 
-    Each bag sees half the samples and half the candidates, grows an ensemble one best addition at a time and keeps
-    its best prefix; weights are averaged over bags, and at most 25 members stay.
+    Each bag sees half the samples and, beside the two best, half the candidates, grows an ensemble one best
+    addition at a time and keeps its best prefix; weights are averaged over bags, and at most 25 members stay.
     """
     count, samples = len(pool.predictions), pool.samples
     if count == 1 or samples < 4:
@@ -79,7 +80,8 @@ def greedy(pool: Pool, rng: np.random.Generator) -> np.ndarray:
     size = min(samples // 2, 200)
     for _ in range(_BAGS):
         rows = np.sort(rng.permutation(samples)[:size])
-        members = np.sort(rng.permutation(count)[: max(2, (count + 1) // 2)])
+        # the best few are always among them: a bag of bad candidates alone would still have its say
+        members = np.union1d(np.arange(min(_SURE, count)), rng.permutation(count)[: (count + 1) // 2])
         weights[members] += _grow(pool.take(rows, members.tolist()))
     kept = np.argsort(-weights, kind="stable")[:MAX_MEMBERS]
     out = np.zeros(count)

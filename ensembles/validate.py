@@ -160,5 +160,3 @@ def validate(dataset: str, submission: Path, root: Path, size: int | None = None
             break
     assert best is not None
     return best
-
-

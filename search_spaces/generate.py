@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from models.files import write_json, write_text
+from models.files import write_text
 from models.ndt.config import DEFAULTS
 from models.ndt.prepare import DATASETS
 from models.paths import cache_dir
@@ -52,14 +53,15 @@ def generate(folder: Path | None = None, overwrite: bool = False, say: Callable[
     written = []
     for name in DATASETS:
         space = load(name)
-        for path, write in (
-            (folder / f"{name}.yaml", lambda p, s=space: write_text(p, yaml.safe_dump(template(s), sort_keys=False))),
-            (folder / f"{name}.json", lambda p, s=space: write_json(p, ranges(s))),
-        ):
+        files = {
+            folder / f"{name}.yaml": yaml.safe_dump(template(space), sort_keys=False),
+            folder / f"{name}.json": json.dumps(ranges(space), indent=2) + "\n",
+        }
+        for path, text in files.items():
             if path.exists() and not overwrite:
                 say(f"{path}: is there, left alone (--overwrite replaces it)")
                 continue
-            write(path)
+            write_text(path, text)
             written.append(path)
             say(str(path))
     return written

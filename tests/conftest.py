@@ -75,7 +75,9 @@ def tiny_space(tmp_path_factory: pytest.TempPathFactory, spikes: Path) -> Path:
     return path
 
 
-def run(*arguments: object, env: dict[str, str] | None = None, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, env: dict[str, str] | None = None, timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
     """A command of Concert, as a user runs it."""
     command = [sys.executable, *(str(a) for a in arguments)]
     return subprocess.run(

@@ -44,8 +44,9 @@ def _write(path: Path, dataset: str, splits: list[str], full: bool, rng: np.rand
     units = HELDIN + (HELDOUT if full else 0)
     file.add_unit_column("heldout", "whether the unit is held out")
     bins = int(end / 0.02)
-    truth = generate({"conditions": 1, "train_trials": 1, "eval_trials": 1, "bins": bins, "forward_bins": 1,
-                      "heldin_units": units, "heldout_units": 1, "rate": 0.5, "seed": int(rng.integers(1000))})  # fmt: skip
+    options = {"conditions": 1, "train_trials": 1, "eval_trials": 1, "bins": bins, "forward_bins": 1}
+    options |= {"heldin_units": units, "heldout_units": 1, "rate": 0.5, "seed": int(rng.integers(1000))}
+    truth = generate(options)
     counts = truth["train_data_heldin"][0].astype(int)
     for unit in range(units):
         at = np.repeat(np.arange(bins), counts[:, unit]) * 0.02
@@ -77,10 +78,10 @@ def _fields(dataset: str, starts: np.ndarray, rng: np.random.Generator, full: bo
         fields |= {
             "set_time": set_time,
             "go_time": set_time + tp / 1000,
-            "is_eye": rng.integers(0, 2, count),
-            "theta": rng.integers(0, 2, count),
-            "is_short": rng.integers(0, 2, count),
-            "ts": rng.choice([800.0, 900.0], count),
+            "is_eye": np.zeros(count, int),
+            "theta": np.zeros(count, int),
+            "is_short": np.zeros(count, int),
+            "ts": np.full(count, 800.0),
             "tp": tp if full else np.full(count, np.nan),
             "is_outlier": np.zeros(count, int),
         }
@@ -93,5 +94,3 @@ def _fields(dataset: str, starts: np.ndarray, rng: np.random.Generator, full: bo
     else:
         fields |= {"trial_type": np.arange(count) % 2, "trial_version": np.zeros(count, int)}
     return fields
-
-

@@ -71,7 +71,11 @@ BAD_YAML = {
     "bounds": ("family: ndt\nspace:\n  MODEL.DROPOUT: {uniform: [1, 0]}\n", "line 3", "not below"),
     "log of zero": ("family: ndt\nspace:\n  TRAIN.LR.INIT: {loguniform: [0, 1]}\n", "line 3", "above zero"),
     "empty": ("family: ndt\nspace: {}\n", "line 2", "nothing to search"),
-    "budget": ("family: ndt\nspace:\n  MODEL.DROPOUT: {uniform: [0, 0.5]}\nbudget: {samples: -3}\n", "line 4", "samples"),
+    "budget": (
+        "family: ndt\nspace:\n  MODEL.DROPOUT: {uniform: [0, 0.5]}\nbudget: {samples: -3}\n",
+        "line 4",
+        "samples",
+    ),
     "both": ("family: ndt\nfixed: {MODEL.DROPOUT: 1}\nspace:\n  MODEL.DROPOUT: {uniform: [0, 1]}\n", "line 2", "both"),
     "no family": ("space:\n  a: {uniform: [0, 1]}\n", "line 1", "family"),
 }

@@ -127,7 +127,8 @@ class Progress:
         )
         table = Table(
             title=f"{self.name}: {self.ended}/{self.total} trials, {self.failed} failed; {best}",
-            caption=f"elapsed {clock(time.monotonic() - self._began)}, ETA {clock(self.eta)}; Ctrl-C stops, the same command resumes",
+            caption=f"elapsed {clock(time.monotonic() - self._began)}, ETA {clock(self.eta)}; "
+            "Ctrl-C stops, the same command resumes",
         )
         table.add_column("trial")
         table.add_column("progress")

@@ -135,7 +135,11 @@ def _cluster(options: Options) -> Iterator[Resources]:
         plan(cores, 0, options.workers, options.cpus_per_trial, options.gpus_per_trial)
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
     quiet = {} if options.verbose else {"logging_level": "ERROR", "log_to_driver": False}
-    common: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": path, **_passed()}}, "configure_logging": True, **quiet}
+    common: dict[str, Any] = {
+        "runtime_env": {"env_vars": {"PYTHONPATH": path, **_passed()}},
+        "configure_logging": True,
+        **quiet,
+    }
     try:
         if options.address is None:
             ray.init(num_cpus=cores, include_dashboard=False, object_store_memory=200 * 2**20, **common)

@@ -99,10 +99,12 @@ class NDTFamily(Family):
 def build(config: Mapping[str, Any], weights: Mapping[str, Any], device: str) -> NDT:
     """A network holding `weights`, ready to predict; its initial weights are never drawn."""
     with torch.device("meta"):
-        network = NDT(settings.resolve(config), weights["length"], weights["units"], weights["max_spikes"])
+        network = NDT(
+            settings.resolve(config), weights["length"], weights["units"], weights["max_spikes"], initialize=False
+        )
     positions = weights["network"].get("pos_encoder.pos_embedding.weight")
     if positions is not None and network.pos_encoder.learnable:
         # a saved table may hold more rows than there are bins; the saved `pe` says which are used
-        network.pos_encoder.pos_embedding = torch.nn.Embedding(*positions.shape, device="meta")
+        network.pos_encoder.pos_embedding = torch.nn.Embedding(positions.shape[0], positions.shape[1], device="meta")
     network.load_state_dict(weights["network"], assign=True)
     return network.to(device).eval()

@@ -292,7 +292,8 @@ class Predictor:
         trials, bins, units = heldin.shape
         if units > network.units or bins > network.length:
             raise ValueError(
-                f"trials of {bins} bins x {units} held-in units do not fit a network of {network.length} x {network.units}"
+                f"trials of {bins} bins x {units} held-in units do not fit "
+                f"a network of {network.length} x {network.units}"
             )
         network.eval()
         device = self.device

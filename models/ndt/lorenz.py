@@ -52,7 +52,7 @@ def generate(options: Mapping[str, Any]) -> dict[str, np.ndarray]:
     settle = 5.0
     paths = np.stack([
         solve_ivp(_flow, (0, settle + times[-1]), start, t_eval=settle + times, rtol=1e-7, atol=1e-7).y.T
-        for start in rng.normal(0, 10, (int(o["conditions"]), 3)) + [0, 0, 25]
+        for start in rng.normal([0, 0, 25], 10, (int(o["conditions"]), 3))
     ])  # fmt: skip
     paths = (paths - paths.mean((0, 1))) / paths.std((0, 1))
     mixing = rng.normal(0, 0.5, (3, units))

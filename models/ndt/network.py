@@ -120,10 +120,17 @@ class NDT(nn.Module):
         units: N.
         max_spikes: largest count the embedder knows; inputs must be clipped to it.
         bits: the source of dropout masks on the CPU.
+        initialize: whether initial weights are drawn; not worth its time where saved ones follow.
     """
 
     def __init__(
-        self, config: Mapping[str, Any], length: int, units: int, max_spikes: int, bits: RandomBits | None = None
+        self,
+        config: Mapping[str, Any],
+        length: int,
+        units: int,
+        max_spikes: int,
+        bits: RandomBits | None = None,
+        initialize: bool = True,
     ) -> None:
         super().__init__()
         bits = bits or RandomBits(0)
@@ -153,16 +160,17 @@ class NDT(nn.Module):
             decoder.append(nn.ReLU())
         self.decoder = nn.Sequential(*decoder)
         self._bands: dict[torch.device, Band] = {}
-        self._initialize()
+        if initialize:
+            self._initialize()
 
     def _initialize(self) -> None:
         config = self.config
-        first = self.transformer_encoder.layers[0]
+        first: Any = self.transformer_encoder.layers[0]
         if config["MODEL.FIXUP_INIT"]:
             factor = 0.67 * config["MODEL.NUM_LAYERS"] ** -0.25
             with torch.no_grad():
-                for linear in (first.linear1, first.linear2, first.self_attn.out_proj):  # type: ignore[union-attr]
-                    linear.weight.mul_(factor)  # type: ignore[union-attr]
+                for linear in (first.linear1, first.linear2, first.self_attn.out_proj):
+                    linear.weight.mul_(factor)
         # every layer starts as a copy of the first, as published
         for layer in list(self.transformer_encoder.layers)[1:]:
             layer.load_state_dict(first.state_dict())
@@ -174,12 +182,13 @@ class NDT(nn.Module):
             # rates behind a relu must start above zero, or a dead unit never learns
             nn.init.constant_(self.decoder[-2].bias, 0.1)  # type: ignore[arg-type]
         if isinstance(self.embedder, nn.Sequential):
-            weight = self.embedder[0].weight
-            nn.init.uniform_(weight, -0.1, 0.1)  # type: ignore[arg-type]
+            embedding: Any = self.embedder[0]
+            weight = embedding.weight
+            nn.init.uniform_(weight, -0.1, 0.1)
             if self.embeds_counts and config["MODEL.SPIKE_LOG_INIT"]:
-                rows = torch.arange(1, weight.shape[0] + 1).float().log().unsqueeze(1)  # type: ignore[index]
+                rows = torch.arange(1, weight.shape[0] + 1).float().log().unsqueeze(1)
                 with torch.no_grad():
-                    weight.mul_(0.1).add_(rows - rows.mean())  # type: ignore[operator,union-attr]
+                    weight.mul_(0.1).add_(rows - rows.mean())
 
     def start_at(self, rates: Tensor) -> None:
         """Set the decoder's bias so that the untrained network infers `rates`, each unit's mean (N,).
@@ -188,10 +197,10 @@ class NDT(nn.Module):
         """
         if self.counts:
             return
-        bias = self.decoder[-1].bias if self.config["MODEL.LOGRATE"] else self.decoder[-2].bias
+        last: Any = self.decoder[-1 if self.config["MODEL.LOGRATE"] else -2]
         rates = rates.clamp(min=1e-4)
         with torch.no_grad():
-            bias.copy_(rates.log() if self.config["MODEL.LOGRATE"] else rates)  # type: ignore[operator,union-attr]
+            last.bias.copy_(rates.log() if self.config["MODEL.LOGRATE"] else rates)
 
     def band(self, device: torch.device) -> Band:
         if device not in self._bands:

@@ -35,7 +35,9 @@ def site() -> Iterator[Site]:
 
 def archive(entries: dict[str, bytes] | None = None) -> bytes:
     rng = random.Random(0)
-    entries = entries or {f"ae-nlb-2021-model-checkpoints/mc_maze/{i}.lve.pth": rng.randbytes(200_000) for i in range(5)}
+    entries = entries or {
+        f"ae-nlb-2021-model-checkpoints/mc_maze/{i}.lve.pth": rng.randbytes(200_000) for i in range(5)
+    }
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as file:
         for name, content in entries.items():
@@ -131,7 +133,7 @@ def test_commands_tell_in_one_line(site: Site, capsys: pytest.CaptureFixture[str
 def test_no_room_is_told_before_the_start(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     url = zenodo(site, archive())
     site.documents["/api/records/5875246"]["files"][0]["size"] = 10**18
-    with pytest.raises(BadInput, match="only .* free"):
+    with pytest.raises(BadInput, match=r"only .* free"):
         get(url)
     assert not [path for path, _ in site.requests if path.startswith("/files")]
 

@@ -182,9 +182,7 @@ def test_bad_submissions(
     assert len(error.strip().splitlines()) == 1
 
 
-def test_wrong_shape_differs(
-    prepared: None, fixture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_shape_differs(prepared: None, fixture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "s.h5"
     shutil.copy(fixture / "submission/mc_maze_small_submission.h5", path)
     with h5py.File(path, "a") as file:
@@ -225,10 +223,8 @@ def test_malicious_pickles_are_refused_by_name(
     protocol: int, zipped: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "evil.pth"
-    torch.save(
-        checkpoint(best_r2=Evil()), path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped
-    )
-    with pytest.raises(BadInput, match="builtins?(__)?.print"):
+    torch.save(checkpoint(best_r2=Evil()), path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(BadInput, match=r"builtins?(__)?\.print"):
         load(path)
     assert "pwned" not in capsys.readouterr().out
 

@@ -1,7 +1,7 @@
 """What every model family must do. A family's test inherits it in one line of code:
 
-    class TestMine(Conformance):
-        ...                      # the fixtures below
+class TestMine(Conformance):
+    ...                      # the fixtures below
 """
 
 from __future__ import annotations

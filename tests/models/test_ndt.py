@@ -146,9 +146,7 @@ def test_dropout_keeps_the_mean(p: float, seed: int) -> None:
     assert float(kept.mean()) == pytest.approx(1.0, abs=0.15)
 
 
-@given(
-    length=st.integers(1, 40), ahead=st.integers(-1, 45), back=st.integers(-1, 45), wrap=st.booleans()
-)
+@given(length=st.integers(1, 40), ahead=st.integers(-1, 45), back=st.integers(-1, 45), wrap=st.booleans())
 @settings(max_examples=80, deadline=None)
 def test_band_is_the_definition_and_blocks_cover_it(length: int, ahead: int, back: int, wrap: bool) -> None:
     band = make_band(length, ahead, back, False, wrap, torch.device("cpu"))

@@ -19,7 +19,9 @@ import pytest
 from tests.conftest import ROOT, SLOW, run
 
 
-def search(space: Path, study: Path, *more: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def search(
+    space: Path, study: Path, *more: object, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return run("run_hyperopt.py", space, "--study", study, "--workers", 2, *more, env=env)
 
 
@@ -90,9 +92,15 @@ def test_search_resume_extend_refuse_overwrite(tiny_space: Path, tmp_path: Path)
     assert {"trial_id", "val_ckpt", "seconds", "status", "path", "MODEL.DROPOUT", "TRAIN.LR.INIT"} <= set(frame)
     assert all((study / path).exists() for path in frame["path"])
     page = (study / "report.html").read_text()
-    for heading in ("Optimization history", "Parallel coordinates", "Learning curves", "Ensemble size", "Single trials"):
+    for heading in (
+        "Optimization history",
+        "Parallel coordinates",
+        "Learning curves",
+        "Ensemble size",
+        "Single trials",
+    ):
         assert heading in page
-    assert "src=\"http" not in page  # self-contained
+    assert 'src="http' not in page  # self-contained
     assert list(study.glob("trials/*/tb/events*"))
 
     stamp = (study / "ensemble/ensemble.json").stat().st_mtime_ns

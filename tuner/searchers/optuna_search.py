@@ -29,9 +29,13 @@ class OptunaGPSearch(SpaceSearcher):
             sampler = optuna.samplers.GPSampler(seed=int(rng.integers(2**31)), deterministic_objective=False)
             study = optuna.create_study(direction="minimize", sampler=sampler)
             for observation, loss in zip(self.history, self.losses(), strict=True):
-                study.add_trial(create_trial(params=self._coded(observation.point), distributions=distributions, value=float(loss)))
+                study.add_trial(
+                    create_trial(params=self._coded(observation.point), distributions=distributions, value=float(loss))
+                )
             for point in self.pending.values():
-                study.add_trial(create_trial(params=self._coded(point), distributions=distributions, state=TrialState.RUNNING))
+                study.add_trial(
+                    create_trial(params=self._coded(point), distributions=distributions, state=TrialState.RUNNING)
+                )
             params = study.ask(distributions).params
         return {
             name: domain.options[params[name]] if domain.kind == "choice" else params[name]

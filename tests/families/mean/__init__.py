@@ -74,7 +74,9 @@ class MeanFamily(Family):
     def learner(self, config: Mapping[str, Any], data: Any, device: str, seed: int) -> MeanLearner:
         return MeanLearner(self.check(config), data, seed)
 
-    def restore(self, config: Mapping[str, Any], weights: Mapping[str, Any], device: str) -> Callable[[Any], Prediction]:
+    def restore(
+        self, config: Mapping[str, Any], weights: Mapping[str, Any], device: str
+    ) -> Callable[[Any], Prediction]:
         return lambda data: {"value": np.full(len(data["eval"]), float(weights["value"]))}
 
     def truth(self, data: Any) -> Prediction:
