@@ -61,22 +61,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    from models.base import BadInput
+    from models.exits import run_command
 
-    try:
-        return run(arguments)
-    except BadInput as error:
-        print(f"run_hyperopt: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno is None:
-            raise
-        print(f"run_hyperopt: {error.strerror}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
-        return 1
+    return run_command("run_hyperopt", lambda: run(arguments))
 
 
 def run(arguments: argparse.Namespace) -> int:
     from models.base import BadInput
+    from models.exits import CommandFailed
     from tuner import setup
     from tuner.progress import Progress
 
@@ -106,8 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         if len(ended) < request.options.samples:
             outcome = search(study, request.options, progress)
             if outcome.ending == "disk full":
-                print("run_hyperopt: the disk is full; free some space and run the same command again", file=sys.stderr)
-                return 1
+                raise CommandFailed("the disk is full; free some space and run the same command again")
             if outcome.ending == "interrupted":
                 say("interrupted; the same command goes on from here")
                 return 130
@@ -115,15 +106,13 @@ def run(arguments: argparse.Namespace) -> int:
         if not usable:
             reasons = sorted({r["reason"] for r in ended_trials(study).values() if r["reason"]})
             detail = f" ({reasons[0]})" if reasons else ""
-            print(f"run_hyperopt: not one trial succeeded{detail}; see {study.path / 'models.csv'}", file=sys.stderr)
-            return 1
+            raise CommandFailed(f"not one trial succeeded{detail}; see {study.path / 'models.csv'}")
         if arguments.no_ensemble:
             return 0
         try:
             artifact = build.ensure(study, arguments.rule, say=say)
-        except BadInput as error:
-            print(f"run_hyperopt: {error}", file=sys.stderr)
-            return 1
+        except BadInput as error:  # the input was good when the search began
+            raise CommandFailed(str(error)) from None
         path = report.ensure(study)
         if arguments.json:
             print(json.dumps({"event": "done", "ensemble": artifact.summary(), "report": str(path)}))

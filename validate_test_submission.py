@@ -26,16 +26,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--n", type=int, help="ensemble size (default: the published one)")
     parser.add_argument("--root", type=Path, help="checkpoints (default: SUBMISSION_VALIDATION_ROOT)")
     arguments = parser.parse_args(argv)
+    from models.exits import run_command
+
+    return run_command("validate_test_submission", lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
     from ensembles.validate import validate
-    from models.base import BadInput
     from models.paths import folder
 
-    try:
-        root = arguments.root or folder("SUBMISSION_VALIDATION_ROOT")
-        found, names = validate(arguments.dataset, arguments.submission, root, arguments.n)
-    except BadInput as error:
-        print(f"validate_test_submission: {error}", file=sys.stderr)
-        return 2
+    root = arguments.root or folder("SUBMISSION_VALIDATION_ROOT")
+    found, names = validate(arguments.dataset, arguments.submission, root, arguments.n)
     print(f"{arguments.dataset}: mean of {len(names)} checkpoints: {', '.join(names)}")
     for difference in found:
         print(f"DIFFERS {difference.tensor}: {difference.message}")

@@ -38,41 +38,25 @@ def main(argv: list[str] | None = None) -> int:
     points.add_argument("--quiet", action="store_true", help="no progress")
     arguments = parser.parse_args(argv)
 
-    from download.http import DownloadFailed
-    from models.base import BadInput
+    from models.exits import run_command
 
+    return run_command("download", lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
     def say(text: str) -> None:
         if not arguments.quiet:
             print(text, flush=True)
 
-    try:
-        if arguments.command == "data":
-            from download.dandi import recordings
+    if arguments.command == "data":
+        from download.dandi import recordings
 
-            recordings(arguments.datasets, arguments.url, arguments.root, arguments.quiet, say)
-        else:
-            from download.zenodo import RECORD, checkpoints
+        recordings(arguments.datasets, arguments.url, arguments.root, arguments.quiet, say)
+    else:
+        from download.zenodo import RECORD, checkpoints
 
-            checkpoints(
-                arguments.url or RECORD,
-                arguments.from_file,
-                arguments.root,
-                arguments.keep_archive,
-                arguments.quiet,
-                say,
-            )
-    except BadInput as error:
-        print(f"download: {error}", file=sys.stderr)
-        return 2
-    except DownloadFailed as error:
-        print(f"download: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"download: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("download: interrupted; the same command goes on", file=sys.stderr)
-        return 130
+        url = arguments.url or RECORD
+        checkpoints(url, arguments.from_file, arguments.root, arguments.keep_archive, arguments.quiet, say)
     return 0
 
 

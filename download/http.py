@@ -16,13 +16,14 @@ import requests
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from models.base import BadInput
+from models.exits import CommandFailed
 
 TIMEOUT = (15, 60)  # to connect; between two bytes
 ATTEMPTS = 8
 _CHUNK = 1 << 16  # a cut loses at most this much
 
 
-class DownloadFailed(RuntimeError):
+class DownloadFailed(CommandFailed):
     """The other side could not be brought to hand over the file; what came is kept for the next try."""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from models.base import BadInput
+from models.exits import run_command
 from models.files import atomic_path
 
 EXAMPLES = """
@@ -140,16 +141,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    try:
-        return _COMMANDS[arguments.command](arguments)
-    except BadInput as error:
-        print(f"ensembles: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno is None:
-            raise
-        print(f"ensembles: {error.strerror}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
-        return 1
+    return run_command("ensembles", lambda: _COMMANDS[arguments.command](arguments))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ensembles.members import Candidate, restore
 from models.base import BadInput, Family, Prediction
 from models.files import sha256, write_json, write_text
@@ -151,7 +149,3 @@ def read(path: Path) -> Artifact:
 
 def exists(study_path: Path) -> bool:
     return any((study_path / place / "ensemble.json").is_file() for place in ("ensemble", _OLD))
-
-
-def weights_of(artifact: Artifact) -> np.ndarray:
-    return np.array([member["weight"] for member in artifact.meta["members"]])

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import math
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -102,18 +98,12 @@ def evaluate(target: dict[str, Any], submission: dict[str, Any]) -> dict[str, di
             raise BadInput(f"the submission of {dataset} holds non-finite rates")
     scores: dict[str, dict[str, float]] = {}
     for dataset in submission:
-        logger = logging.getLogger("nlb_tools")
-        level = logger.level
-        logger.setLevel(logging.ERROR)
         try:
-            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-                warnings.simplefilter("ignore")
+            with prepare.quiet_nlb_tools():
                 result = reference({dataset: _Arrays(target[dataset])}, {dataset: _Arrays(submission[dataset])})
         except (KeyError, ValueError, AssertionError, IndexError, TypeError) as error:
             line = (str(error).splitlines() or [""])[0]
             raise BadInput(f"{dataset}: nlb_tools cannot score this ({type(error).__name__}: {line[:120]})") from None
-        finally:
-            logger.setLevel(level)
         values = _flatten(result)
         if "co-bps" not in values:
             raise BadInput(f"nlb_tools skipped {dataset}")

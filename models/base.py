@@ -65,6 +65,11 @@ class Learner(ABC):
 
     @property
     @abstractmethod
+    def epochs(self) -> int:
+        """Epochs trained so far, those before an interruption among them."""
+
+    @property
+    @abstractmethod
     def progress(self) -> float:
         """Share of the training budget that is used, 0 to 1."""
 

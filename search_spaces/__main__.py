@@ -15,23 +15,21 @@ def main(argv: list[str] | None = None) -> int:
     write.add_argument("--into", type=Path, help="folder (default: CONFIG_DIR)")
     write.add_argument("--overwrite", action="store_true", help="replace files that are there")
     arguments = parser.parse_args(argv)
+    from models.exits import run_command
+
+    return run_command("search_spaces", lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
     import search_spaces
-    from models.base import BadInput
     from search_spaces.generate import generate
 
-    try:
-        if arguments.command == "list":
-            for name in search_spaces.names():
-                space = search_spaces.load(name)
-                print(f"{name:16} {space.family:6} {len(space.space):2} dimensions   {space.description}")
-        else:
-            generate(arguments.into, arguments.overwrite)
-    except BadInput as error:
-        print(f"search_spaces: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"search_spaces: {error.strerror}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
-        return 1
+    if arguments.command == "list":
+        for name in search_spaces.names():
+            space = search_spaces.load(name)
+            print(f"{name:16} {space.family:6} {len(space.space):2} dimensions   {space.description}")
+    else:
+        generate(arguments.into, arguments.overwrite)
     return 0
 
 

@@ -43,7 +43,6 @@ class Progress:
         self._out = out or sys.stdout
         self._began = time.monotonic()
         self._live: Live | None = None
-        self._notes: list[str] = []
 
     def __enter__(self) -> Progress:
         if self.mode == "live":

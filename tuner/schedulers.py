@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
 
 SCHEDULERS = ("none", "asha")
 
 
 def create(name: str, metric: str, mode: str) -> TrialScheduler:
-    """`none` lets every trial run; `asha` stops the worse two thirds at each third of the budget (Li et al. 2020)."""
+    """`none` lets every trial run; `asha` stops the worse two thirds at each rung of the budget (Li et al. 2020)."""
+    from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+
     if name == "none":
         return FIFOScheduler()
     # time is the percentage of a trial's budget, so that rungs mean the same for every family

@@ -15,6 +15,7 @@ from models.base import BadInput, Family
 from models.registry import get
 from search_spaces import Domain, SearchSpace
 from tuner.resources import available_cpus, plan
+from tuner.schedulers import SCHEDULERS
 from tuner.study import Study, begin, remove, study_path
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def resolve(arguments: argparse.Namespace) -> Request:
     if arguments.seed < 0:
         raise BadInput(f"--seed {arguments.seed}: must not be negative")
     _one_of("--searcher", arguments.searcher, ("skopt", "random", "optuna"))
-    _one_of("--scheduler", arguments.scheduler, ("none", "asha"))
+    _one_of("--scheduler", arguments.scheduler, SCHEDULERS)
     _one_of("--rule", arguments.rule, ("greedy", "topn"))
     if arguments.address is None:
         gpus = _gpus() if arguments.gpus_per_trial else 0

@@ -150,7 +150,7 @@ class Keeper:
         )
 
     def note(self, learner: Learner, metrics: Mapping[str, float]) -> None:
-        row = {"epoch": learner_epoch(learner, len(self.rows)), "seconds": round(self.seconds, 2), **metrics}
+        row = {"epoch": learner.epochs, "seconds": round(self.seconds, 2), **metrics}
         self.rows.append(row)
         with atomic_path(self.folder / "metrics.csv") as path:
             pd.DataFrame(self.rows).to_csv(path, index=False)
@@ -191,8 +191,3 @@ class Keeper:
             "best": self.best,
             "metrics": last,
         }
-
-
-def learner_epoch(learner: Learner, fallback: int) -> int:
-    """The learner's own count of epochs where it has one."""
-    return int(getattr(learner, "update", fallback))

@@ -96,6 +96,10 @@ class NDTLearner(Learner):
         return waits and self.update - self._best_update > self.config["TRAIN.PATIENCE"]
 
     @property
+    def epochs(self) -> int:
+        return self.update
+
+    @property
     def progress(self) -> float:
         return 1.0 if self.done else self.update / self.config["TRAIN.NUM_UPDATES"]
 

@@ -155,7 +155,7 @@ def tensors(
         raise BadInput(f"no raw data for {dataset} in {source}; get it with: python -m download data {dataset}")
     count = len(list(source.glob("*.nwb")))
     say(f"{dataset}: reading {count} NWB file{'s' if count > 1 else ''} from {source} (minutes for the large ones)")
-    with _quiet():
+    with quiet_nlb_tools():
         try:
             return _tensors(source, dataset, phase, bin_ms, say)
         except MemoryError:
@@ -216,7 +216,7 @@ def _tensors(
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def quiet_nlb_tools() -> Any:
     """nlb_tools prints and warns of what is of no use to a user."""
     logger = logging.getLogger("nlb_tools")
     level = logger.level

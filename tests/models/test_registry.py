@@ -48,6 +48,28 @@ def test_one_folder_and_one_yaml_are_enough(tmp_path: Path, home: Path) -> None:
     assert (home / "ray_results/neural-data-transformer/values/ensemble/ensemble.json").exists()
 
 
+def test_a_model_that_crashes_is_a_failed_trial(tmp_path: Path, home: Path) -> None:
+    np.savetxt(tmp_path / "values.txt", np.arange(10.0))
+    command = ["run_hyperopt.py", "--data", tmp_path / "values.txt", "--family", "mean", "--samples", 2]
+    done = run(*command, "--set", "crash=true", env=ENV)
+    assert done.returncode == 1
+    assert "not one trial succeeded (RuntimeError: as told)" in done.stderr
+    study = home / "ray_results/neural-data-transformer/values"
+    assert (study / "models.csv").read_text().count("failed") == 2
+    assert all("as told" in path.read_text() for path in study.glob("trials/*/error.txt"))
+
+
+def test_running_out_of_memory_is_told(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tuner.trial import run_trial
+
+    def too_much(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(type(family), "learner", too_much)
+    result = run_trial(tmp_path, family, {}, None, "cpu", 0, lambda metrics: None)
+    assert result["status"] == "oom"
+
+
 def test_unknown_family_names_the_nearest() -> None:
     with pytest.raises(BadInput, match="did you mean ndt"):
         registry.get("ndtt")

@@ -306,5 +306,5 @@ def test_asha_and_optuna_and_warm_start(tiny_space: Path, tmp_path: Path) -> Non
     assert frame["path"].notna().sum() == 3  # the rest was pruned, its rows were not
     assert len(frame) > 3
     warm = search(tiny_space, tmp_path / "warm", "--samples", 1, "--no-ensemble", "--warm-start", study / "models.csv",
-                  "--searcher", "random")  # fmt: skip
+                  "--searcher", "random", "--objective", "best_masked_loss")  # fmt: skip
     assert warm.returncode == 0, warm.stderr

@@ -20,6 +20,7 @@ class MeanLearner(Learner):
         self.value = torch.tensor(float(np.random.default_rng(seed).normal()))
 
     done = property(lambda self: self.epoch >= self.config["epochs"])
+    epochs = property(lambda self: self.epoch)
     due = property(lambda self: True)
     progress = property(lambda self: self.epoch / self.config["epochs"])
 

@@ -1,0 +1,26 @@
+"""The benchmarks run, and ours is the faster: ratios of one run, with room for a noisy machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import inference, ndt, searchers
+
+
+@pytest.mark.slow
+def test_a_step_is_faster_than_the_textbook_loop() -> None:
+    times = ndt.measure(3)
+    assert times["plain"] / times["ours"] > 1.4
+
+
+@pytest.mark.slow
+def test_inference_is_faster_than_the_plain_loop() -> None:
+    times = inference.measure(30, 4, 2)
+    assert times["plain, one thread"] / times["ours"] > 1.3
+
+
+def test_the_searcher_comparison_runs() -> None:
+    for name in searchers.CONTENDERS:
+        ((best, _, repeats),) = searchers.compare(name, 1, 14)
+        assert 0.0 < best < 0.37
+        assert repeats == 0 or name == "skopt as Ray used it"
