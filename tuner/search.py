@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from tuner import ledger
 from tuner.progress import Progress
 from tuner.resources import Resources, plan, tune_allocator
 from tuner.study import FAILED, STOPPED, Study
-from tuner.trial import DiskFull, read_result, run_trial
+from tuner.trial import NO_SPACE, DiskFull, read_result, run_trial
 
 # before ray is imported: these are read at import
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -87,12 +88,18 @@ def search(study: Study, options: Options, progress: Callable[[int, int], Progre
     Raises:
         BadInput: trials could never start.
     """
+    for leftover in study.path.rglob(".tmp-*"):  # of writes that were killed
+        leftover.unlink(missing_ok=True)
     ended = ended_trials(study)
     with _cluster(options) as resources:
         feed = StudyFeed(study, options)
         left = max(0, options.samples - len(ended))
         interrupted = threading.Event()
-        with progress(options.samples, len(ended)) as shown, _signals(interrupted):
+        with (
+            _scratch(study, options) as scratch,
+            progress(options.samples, len(ended)) as shown,
+            _signals(interrupted),
+        ):
             follow = _Follow(study, feed, shown, options.keep, interrupted)
             if left:
                 tuner = tune.Tuner(
@@ -107,7 +114,7 @@ def search(study: Study, options: Options, progress: Callable[[int, int], Progre
                     ),
                     run_config=tune.RunConfig(
                         name="ray",
-                        storage_path=str((study.path / ".ray").resolve()),
+                        storage_path=scratch,
                         callbacks=[follow],
                         failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
                         stop=_Stop(follow),
@@ -116,11 +123,12 @@ def search(study: Study, options: Options, progress: Callable[[int, int], Progre
                     ),
                 )
                 tuner.fit()
-            ledger.write(study, options.keep)
+            with feed.disk_watched():
+                ledger.write(study, options.keep)
     counts: dict[str, int] = {}
     for result in ended_trials(study).values():
         counts[result["status"]] = counts.get(result["status"], 0) + 1
-    ending = "disk full" if follow.disk_full else "interrupted" if interrupted.is_set() else "complete"
+    ending = "disk full" if feed.disk_full else "interrupted" if interrupted.is_set() else "complete"
     return Outcome(ending, counts)
 
 
@@ -159,6 +167,16 @@ def _cluster(options: Options) -> Iterator[Resources]:
         )
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _scratch(study: Study, options: Options) -> Iterator[str]:
+    """Where Ray keeps its own account of the trials, which nothing reads; on a cluster all nodes must see it."""
+    if options.address is not None:
+        yield str((study.path / ".ray").resolve())
+        return
+    with tempfile.TemporaryDirectory(prefix="concert-ray-", ignore_cleanup_errors=True) as folder:
+        yield folder
 
 
 def _passed() -> dict[str, str]:
@@ -229,7 +247,7 @@ class StudyFeed(Searcher):
         mode = next(m.mode for m in study.family.snapshots.values() if m.name == objective)
         super().__init__(metric="objective", mode=mode)
         self.study, self.options = study, options
-        self.closed = False
+        self.closed = self.disk_full = False
         self.trial_ids: dict[str, str] = {}
         self.resumed: set[str] = set()
         self.searcher: SpaceSearcher = searchers.create(
@@ -269,24 +287,10 @@ class StudyFeed(Searcher):
             raise BadInput(f"{path}: no model of it lies in this search space")
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        if self.closed:
+        with self.disk_watched():
+            config = None if self.closed else self._next_trial()
+        if self.closed or config is None:
             return str(Searcher.FINISHED)
-        if self._interrupted:
-            config = self._interrupted.popleft()
-            self.resumed.add(config["trial_id"])
-        else:
-            name = self.study.trial_id(self._next)
-            point = self.searcher.suggest(name)
-            if not isinstance(point, dict):
-                return point
-            config = {
-                "trial_id": name,
-                "number": self._next,
-                "seed": self.study.trial_seed(self._next),
-                "settings": point,
-            }
-            write_json(self.study.trials / name / "config.json", config)
-            self._next += 1
         self.trial_ids[trial_id] = config["trial_id"]
         return {
             **config,
@@ -295,6 +299,30 @@ class StudyFeed(Searcher):
             "threads": max(1, int(self.options.cpus_per_trial)),
             "checkpoint_seconds": self.options.checkpoint_seconds,
         }
+
+    @contextmanager
+    def disk_watched(self) -> Iterator[None]:
+        """A full disk ends the search in order; whatever was being written is absent, not half there."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            self.disk_full = self.closed = True
+
+    def _next_trial(self) -> dict[str, Any] | None:
+        if self._interrupted:
+            config = self._interrupted.popleft()
+            self.resumed.add(config["trial_id"])
+            return config
+        name = self.study.trial_id(self._next)
+        point = self.searcher.suggest(name)
+        if not isinstance(point, dict):
+            return None
+        config = {"trial_id": name, "number": self._next, "seed": self.study.trial_seed(self._next), "settings": point}
+        write_json(self.study.trials / name / "config.json", config)
+        self._next += 1
+        return config
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Told by Ray; what the trial left in its folder is what counts."""
@@ -307,7 +335,11 @@ class StudyFeed(Searcher):
         if ended is None:
             percent = (result or {}).get("percent", 0.0)
             reason = "the worker process died" if error else f"stopped by the scheduler at {percent:.0f} %"
-            ended = self._settle(name, FAILED if error else STOPPED, reason, (result or {}).get("time_total_s", 0.0))
+            with self.disk_watched():
+                seconds = (result or {}).get("time_total_s", 0.0)
+                ended = self._settle(name, FAILED if error else STOPPED, reason, seconds)
+        if ended is None:
+            return
         value = objective_value(self.study, ended)
         self.searcher.on_trial_complete(name, {"objective": value if value is not None else math.nan})
 
@@ -363,15 +395,13 @@ class _Follow(tune.Callback):
     def __init__(self, study: Study, feed: StudyFeed, shown: Progress, keep: int, interrupted: threading.Event) -> None:
         self.study, self.feed, self.shown, self.keep = study, feed, shown, keep
         self.interrupted = interrupted
-        self.disk_full = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return tune.Callback, ()
 
     def closing(self) -> bool:
-        closing = self.interrupted.is_set() or self.disk_full
-        self.feed.closed = closing
-        return closing
+        self.feed.closed = self.feed.closed or self.interrupted.is_set()
+        return self.feed.closed
 
     def _name(self, trial: Any) -> str:
         return str(self.feed.trial_ids[trial.trial_id])
@@ -385,8 +415,7 @@ class _Follow(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         if result.get("status") == "disk full":
-            self.disk_full = True
-            self.closing()
+            self.feed.disk_full = self.feed.closed = True
             return
         score = result.get("score")
         score = score if score is not None and math.isfinite(score) else None
@@ -403,6 +432,7 @@ class _Follow(tune.Callback):
         result = read_result(self.study.trials / name)
         if result is None:
             return  # interrupted, or about to be tried again
-        ledger.write(self.study, self.keep)
+        with self.feed.disk_watched():
+            ledger.write(self.study, self.keep)
         score = result["best"].get(self.study.family.metric.name)
         self.shown.end(name, result["status"], score, result["reason"])

@@ -26,6 +26,7 @@ from models.base import Diverged, Family, Learner
 from models.files import atomic_path, load_state, save_state, sha256, write_json, write_text
 from tuner.study import DIVERGED, FAILED, FINISHED, OOM
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -59,7 +60,7 @@ def run_trial(
                 write_json(folder / "result.json", result)
                 (folder / "last.safetensors").unlink(missing_ok=True)
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno in NO_SPACE:
                     raise DiskFull(error.errno, f"no space left on the disk of {folder}") from None
                 raise
         report({**result["metrics"], **_flat(result)})

@@ -272,7 +272,7 @@ BAD_FILES = {
     "no eval heldout": (put("eval_data_heldout", None), "eval_data_heldout"),
     "flat": (put("train_data_heldin", np.zeros((24, 20))), "(trials, bins, units)"),
     "trials": (put("train_data_heldout", np.zeros((3, 20, 4))), "train_data_heldout"),
-    "units": (put("eval_data_heldin", np.zeros((12, 20, 5))), "differ"),
+    "units": (put("eval_data_heldin", np.zeros((12, 20, 5))), "does not fit"),
     "empty": (put("eval_data_heldin", np.zeros((0, 20, 9))), "empty"),
     "negative": (put("train_data_heldin", np.full((24, 20, 9), -1.0)), "negative"),
     "nan": (put("train_data_heldin", np.full((24, 20, 9), np.nan)), "non-finite"),
