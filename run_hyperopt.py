@@ -75,7 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     request = setup.resolve(arguments)  # all that can be wrong with a command is found here, nothing is written
     study, resumed = setup.open_or_begin(request, arguments.overwrite)
     from ensembles import build, report
-    from tuner.search import ended_trials, search
+    from tuner.ledger import ended_trials
+    from tuner.search import search
 
     def progress(total: int, done: int) -> Progress:
         mode = "quiet" if arguments.quiet else "json" if arguments.json else "plain"

@@ -31,6 +31,12 @@ def trial_configs(study: Study) -> list[dict[str, Any]]:
     return sorted((c for c in configs if c), key=lambda c: (c["number"], c["trial_id"]))
 
 
+def ended_trials(study: Study) -> dict[str, dict[str, Any]]:
+    """The results of a study's ended trials, by trial id."""
+    found = {c["trial_id"]: read_result(study.trials / c["trial_id"]) for c in trial_configs(study)}
+    return {trial_id: result for trial_id, result in found.items() if result is not None}
+
+
 def table(study: Study) -> pd.DataFrame:
     """One row a snapshot, best first; trials without one (failed, diverged early) at the end, with their reason.
 

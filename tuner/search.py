@@ -7,20 +7,19 @@ import os
 import signal
 import tempfile
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from models.base import BadInput
-from models.files import write_json
 from tuner import ledger
+from tuner.options import Options
 from tuner.progress import Progress
 from tuner.resources import Resources, plan, tune_allocator
-from tuner.study import FAILED, STOPPED, Study
-from tuner.trial import NO_SPACE, DiskFull, read_result, run_trial
+from tuner.study import Study
+from tuner.trial import DiskFull, read_result, run_trial
 
 # before ray is imported: these are read at import
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -32,31 +31,13 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 from ray import tune
-from ray.tune.search import Searcher
 from ray.tune.stopper import NoopStopper
 
-from tuner import schedulers, searchers
-from tuner.searchers.base import SpaceSearcher
+from tuner import schedulers
+from tuner.feed import StudyFeed
 
 WORKER_RETRIES = 2
 _ROOT = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to search; none of it changes what a study is, so all may differ when it is continued."""
-
-    samples: int
-    searcher: str = "skopt"
-    scheduler: str = "none"
-    workers: int | None = None
-    cpus_per_trial: float = 1.0
-    gpus_per_trial: float = 0.0
-    address: str | None = None
-    keep: int = 60
-    checkpoint_seconds: float = 30.0
-    verbose: bool = False
-    warm_start: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -65,18 +46,6 @@ class Outcome:
 
     ending: str
     counts: dict[str, int]
-
-
-def ended_trials(study: Study) -> dict[str, dict[str, Any]]:
-    """The results of a study's ended trials, by trial id."""
-    found = {c["trial_id"]: read_result(study.trials / c["trial_id"]) for c in ledger.trial_configs(study)}
-    return {trial_id: result for trial_id, result in found.items() if result is not None}
-
-
-def objective_value(study: Study, result: dict[str, Any]) -> float | None:
-    """The value that the searcher is told: the best the trial reached; None if it ended badly."""
-    value = result["best"].get(study.config["objective"])
-    return value if result["status"] in ("finished", STOPPED) and value is not None and math.isfinite(value) else None
 
 
 def search(study: Study, options: Options, progress: Callable[[int, int], Progress]) -> Outcome:
@@ -90,7 +59,7 @@ def search(study: Study, options: Options, progress: Callable[[int, int], Progre
     """
     for leftover in study.path.rglob(".tmp-*"):  # of writes that were killed
         leftover.unlink(missing_ok=True)
-    ended = ended_trials(study)
+    ended = ledger.ended_trials(study)
     with _cluster(options) as resources:
         feed = StudyFeed(study, options)
         left = max(0, options.samples - len(ended))
@@ -126,7 +95,7 @@ def search(study: Study, options: Options, progress: Callable[[int, int], Progre
             with feed.disk_watched():
                 ledger.write(study, options.keep)
     counts: dict[str, int] = {}
-    for result in ended_trials(study).values():
+    for result in ledger.ended_trials(study).values():
         counts[result["status"]] = counts.get(result["status"], 0) + 1
     ending = "disk full" if feed.disk_full else "interrupted" if interrupted.is_set() else "complete"
     return Outcome(ending, counts)
@@ -237,141 +206,6 @@ def _trainable(config: dict[str, Any]) -> None:
         )
     except DiskFull:
         tune.report({"status": "disk full", "progress": 0.0, "percent": 0.0, "score": math.nan, "objective": math.nan})
-
-
-class StudyFeed(Searcher):
-    """Hands Ray the study's interrupted trials first, then the searcher's proposals; each is on disk before it runs."""
-
-    def __init__(self, study: Study, options: Options) -> None:
-        objective = study.config["objective"]
-        mode = next(m.mode for m in study.family.snapshots.values() if m.name == objective)
-        super().__init__(metric="objective", mode=mode)
-        self.study, self.options = study, options
-        self.closed = self.disk_full = False
-        self.trial_ids: dict[str, str] = {}
-        self.resumed: set[str] = set()
-        self.searcher: SpaceSearcher = searchers.create(
-            options.searcher, study.space, "objective", mode, study.config["seed"]
-        )
-        self._interrupted: deque[dict[str, Any]] = deque()
-        self._next = 0
-        self._recall()
-
-    def _recall(self) -> None:
-        if self.options.warm_start is not None:
-            self._warm_start(self.options.warm_start)
-        for config in ledger.trial_configs(self.study):
-            self._next = max(self._next, config["number"] + 1)
-            result = read_result(self.study.trials / config["trial_id"])
-            if result is None:
-                self._interrupted.append(config)
-                self.searcher.add_pending_point(config["trial_id"], config["settings"])
-            else:
-                self.searcher.add_evaluated_point(config["settings"], objective_value(self.study, result))
-        self.searcher.asked = self._next
-
-    def _warm_start(self, path: Path) -> None:
-        frame = ledger.read(path)
-        objective = self.study.config["objective"]
-        column = next((c for c in (objective, f"best_{objective}") if c in frame), None)
-        if column is None:
-            raise BadInput(f"{path}: has no column {objective} to start from")
-        ascending = self.searcher.mode == "min"
-        told = 0
-        for _, row in frame.sort_values(column, ascending=ascending).groupby("trial_id", sort=False).first().iterrows():
-            settings = {k: _whole(row.get(k), domain.integer) for k, domain in self.study.space.items()}
-            if self.searcher.contains(settings):
-                self.searcher.add_evaluated_point(settings, row[column])
-                told += 1
-        if not told:
-            raise BadInput(f"{path}: no model of it lies in this search space")
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        with self.disk_watched():
-            config = None if self.closed else self._next_trial()
-        if self.closed or config is None:
-            return str(Searcher.FINISHED)
-        self.trial_ids[trial_id] = config["trial_id"]
-        return {
-            **config,
-            "study": str(self.study.path.resolve()),
-            "device": "cuda" if self.options.gpus_per_trial else "cpu",
-            "threads": max(1, int(self.options.cpus_per_trial)),
-            "checkpoint_seconds": self.options.checkpoint_seconds,
-        }
-
-    @contextmanager
-    def disk_watched(self) -> Iterator[None]:
-        """A full disk ends the search in order; whatever was being written is absent, not half there."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise
-            self.disk_full = self.closed = True
-
-    def _next_trial(self) -> dict[str, Any] | None:
-        if self._interrupted:
-            config = self._interrupted.popleft()
-            self.resumed.add(config["trial_id"])
-            return config
-        name = self.study.trial_id(self._next)
-        point = self.searcher.suggest(name)
-        if not isinstance(point, dict):
-            return None
-        config = {"trial_id": name, "number": self._next, "seed": self.study.trial_seed(self._next), "settings": point}
-        write_json(self.study.trials / name / "config.json", config)
-        self._next += 1
-        return config
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Told by Ray; what the trial left in its folder is what counts."""
-        name = self.trial_ids.get(trial_id)
-        if name is None:
-            return
-        ended = read_result(self.study.trials / name)
-        if ended is None and self.closed:
-            return  # interrupted: it goes on another time
-        if ended is None:
-            percent = (result or {}).get("percent", 0.0)
-            reason = "the worker process died" if error else f"stopped by the scheduler at {percent:.0f} %"
-            with self.disk_watched():
-                seconds = (result or {}).get("time_total_s", 0.0)
-                ended = self._settle(name, FAILED if error else STOPPED, reason, seconds)
-        if ended is None:
-            return
-        value = objective_value(self.study, ended)
-        self.searcher.on_trial_complete(name, {"objective": value if value is not None else math.nan})
-
-    def _settle(self, name: str, status: str, reason: str, seconds: float) -> dict[str, Any]:
-        """Write the result of a trial that could not itself: it was stopped, or lost its process."""
-        folder = self.study.trials / name
-        best = {}
-        for snapshot, metric in self.study.family.snapshots.items():
-            card = ledger.read_json(folder / f"{snapshot}.json")
-            if card:
-                best[metric.name] = card["metrics"].get(metric.name)
-        result = {"status": status, "reason": reason, "seconds": seconds, "best": best, "metrics": {}}
-        write_json(folder / "result.json", result)
-        (folder / "last.safetensors").unlink(missing_ok=True)
-        return result
-
-    def get_state(self) -> dict[str, Any]:
-        return self.searcher.get_state()
-
-    def set_state(self, state: Mapping[str, Any]) -> None:  # type: ignore[override]
-        self.searcher.set_state(state)
-
-    def save(self, checkpoint_path: str) -> None:
-        self.searcher.save(checkpoint_path)
-
-    def restore(self, checkpoint_path: str) -> None:
-        self.searcher.restore(checkpoint_path)
-
-
-def _whole(value: Any, integer: bool) -> Any:
-    value = value.item() if hasattr(value, "item") else value
-    return int(value) if integer and isinstance(value, float) and value.is_integer() else value
 
 
 class _Stop(tune.Stopper):

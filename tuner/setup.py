@@ -6,7 +6,7 @@ import argparse
 import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -14,12 +14,10 @@ import search_spaces
 from models.base import BadInput, Family
 from models.registry import get
 from search_spaces import Domain, SearchSpace
+from tuner.options import Options
 from tuner.resources import available_cpus, plan
 from tuner.schedulers import SCHEDULERS
 from tuner.study import Study, begin, remove, study_path
-
-if TYPE_CHECKING:
-    from tuner.search import Options
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,6 @@ def resolve(arguments: argparse.Namespace) -> Request:
         raise BadInput(f"{arguments.warm_start}: no such file")
     path = study_path(arguments.study or space.name)
     data = family.load(space.data, "val")
-    # imported late: Ray takes seconds, a mistake should not
-    from tuner.search import Options
-
     options = Options(
         samples=samples,
         searcher=arguments.searcher,

@@ -1,0 +1,161 @@
+"""Which trial comes next: what Ray asks, answered from the study's folder and the searcher."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from models.base import BadInput
+from models.files import write_json
+from tuner import ledger, searchers
+from tuner.options import Options
+from tuner.searchers.base import SpaceSearcher
+from tuner.study import FAILED, STOPPED, Study
+from tuner.trial import NO_SPACE, read_result
+
+
+def objective_value(study: Study, result: dict[str, Any]) -> float | None:
+    """The value that the searcher is told: the best the trial reached; None if it ended badly."""
+    value = result["best"].get(study.config["objective"])
+    return value if result["status"] in ("finished", STOPPED) and value is not None and math.isfinite(value) else None
+
+
+class StudyFeed(Searcher):
+    """Hands Ray the study's interrupted trials first, then the searcher's proposals; each is on disk before it runs."""
+
+    def __init__(self, study: Study, options: Options) -> None:
+        objective = study.config["objective"]
+        mode = next(m.mode for m in study.family.snapshots.values() if m.name == objective)
+        super().__init__(metric="objective", mode=mode)
+        self.study, self.options = study, options
+        self.closed = self.disk_full = False
+        self.trial_ids: dict[str, str] = {}
+        self.resumed: set[str] = set()
+        self.searcher: SpaceSearcher = searchers.create(
+            options.searcher, study.space, "objective", mode, study.config["seed"]
+        )
+        self._interrupted: deque[dict[str, Any]] = deque()
+        self._next = 0
+        self._recall()
+
+    def _recall(self) -> None:
+        if self.options.warm_start is not None:
+            self._warm_start(self.options.warm_start)
+        for config in ledger.trial_configs(self.study):
+            self._next = max(self._next, config["number"] + 1)
+            result = read_result(self.study.trials / config["trial_id"])
+            if result is None:
+                self._interrupted.append(config)
+                self.searcher.add_pending_point(config["trial_id"], config["settings"])
+            else:
+                self.searcher.add_evaluated_point(config["settings"], objective_value(self.study, result))
+        self.searcher.asked = self._next
+
+    def _warm_start(self, path: Path) -> None:
+        frame = ledger.read(path)
+        objective = self.study.config["objective"]
+        column = next((c for c in (objective, f"best_{objective}") if c in frame), None)
+        if column is None:
+            raise BadInput(f"{path}: has no column {objective} to start from")
+        ascending = self.searcher.mode == "min"
+        told = 0
+        for _, row in frame.sort_values(column, ascending=ascending).groupby("trial_id", sort=False).first().iterrows():
+            settings = {k: _whole(row.get(k), domain.integer) for k, domain in self.study.space.items()}
+            if self.searcher.contains(settings):
+                self.searcher.add_evaluated_point(settings, row[column])
+                told += 1
+        if not told:
+            raise BadInput(f"{path}: no model of it lies in this search space")
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        with self.disk_watched():
+            config = None if self.closed else self._next_trial()
+        if self.closed or config is None:
+            return str(Searcher.FINISHED)
+        self.trial_ids[trial_id] = config["trial_id"]
+        return {
+            **config,
+            "study": str(self.study.path.resolve()),
+            "device": "cuda" if self.options.gpus_per_trial else "cpu",
+            "threads": max(1, int(self.options.cpus_per_trial)),
+            "checkpoint_seconds": self.options.checkpoint_seconds,
+        }
+
+    @contextmanager
+    def disk_watched(self) -> Iterator[None]:
+        """A full disk ends the search in order; whatever was being written is absent, not half there."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            self.disk_full = self.closed = True
+
+    def _next_trial(self) -> dict[str, Any] | None:
+        if self._interrupted:
+            config = self._interrupted.popleft()
+            self.resumed.add(config["trial_id"])
+            return config
+        name = self.study.trial_id(self._next)
+        point = self.searcher.suggest(name)
+        if not isinstance(point, dict):
+            return None
+        config = {"trial_id": name, "number": self._next, "seed": self.study.trial_seed(self._next), "settings": point}
+        write_json(self.study.trials / name / "config.json", config)
+        self._next += 1
+        return config
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Told by Ray; what the trial left in its folder is what counts."""
+        name = self.trial_ids.get(trial_id)
+        if name is None:
+            return
+        ended = read_result(self.study.trials / name)
+        if ended is None and self.closed:
+            return  # interrupted: it goes on another time
+        if ended is None:
+            percent = (result or {}).get("percent", 0.0)
+            reason = "the worker process died" if error else f"stopped by the scheduler at {percent:.0f} %"
+            with self.disk_watched():
+                seconds = (result or {}).get("time_total_s", 0.0)
+                ended = self._settle(name, FAILED if error else STOPPED, reason, seconds)
+        if ended is None:
+            return
+        value = objective_value(self.study, ended)
+        self.searcher.on_trial_complete(name, {"objective": value if value is not None else math.nan})
+
+    def _settle(self, name: str, status: str, reason: str, seconds: float) -> dict[str, Any]:
+        """Write the result of a trial that could not itself: it was stopped, or lost its process."""
+        folder = self.study.trials / name
+        best = {}
+        for snapshot, metric in self.study.family.snapshots.items():
+            card = ledger.read_json(folder / f"{snapshot}.json")
+            if card:
+                best[metric.name] = card["metrics"].get(metric.name)
+        result = {"status": status, "reason": reason, "seconds": seconds, "best": best, "metrics": {}}
+        write_json(folder / "result.json", result)
+        (folder / "last.safetensors").unlink(missing_ok=True)
+        return result
+
+    def get_state(self) -> dict[str, Any]:
+        return self.searcher.get_state()
+
+    def set_state(self, state: Mapping[str, Any]) -> None:  # type: ignore[override]
+        self.searcher.set_state(state)
+
+    def save(self, checkpoint_path: str) -> None:
+        self.searcher.save(checkpoint_path)
+
+    def restore(self, checkpoint_path: str) -> None:
+        self.searcher.restore(checkpoint_path)
+
+
+def _whole(value: Any, integer: bool) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return int(value) if integer and isinstance(value, float) and value.is_integer() else value
