@@ -67,11 +67,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from ensembles.select import RULES
     from models.base import BadInput
     from models.exits import CommandFailed
     from tuner import setup
     from tuner.progress import Progress
 
+    if arguments.rule not in RULES:
+        raise BadInput(f"--rule {arguments.rule}: unknown; there are {', '.join(RULES)}")
     request = setup.resolve(arguments)  # all that can be wrong with a command is found here, nothing is written
     study, resumed = setup.open_or_begin(request, arguments.overwrite)
     from ensembles import build, report

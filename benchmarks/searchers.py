@@ -20,8 +20,10 @@ import numpy as np
 from skopt import Optimizer
 
 import search_spaces
-from tuner.searchers import OptunaGPSearch, RandomSearch, SkOptSearch, SpaceSearcher
-from tuner.searchers.skopt_search import dimension
+from tuner.searchers.base import SpaceSearcher
+from tuner.searchers.optuna_search import OptunaGPSearch
+from tuner.searchers.random_search import RandomSearch
+from tuner.searchers.skopt_search import SkOptSearch, dimension
 
 NOISE = 0.01
 

@@ -14,6 +14,7 @@ import search_spaces
 from models.base import BadInput, Family
 from models.registry import get
 from search_spaces import Domain, SearchSpace
+from tuner import searchers
 from tuner.options import Options
 from tuner.resources import available_cpus, plan
 from tuner.schedulers import SCHEDULERS
@@ -50,9 +51,8 @@ def resolve(arguments: argparse.Namespace) -> Request:
         raise BadInput(f"--keep {keep}: at least one checkpoint must stay")
     if arguments.seed < 0:
         raise BadInput(f"--seed {arguments.seed}: must not be negative")
-    _one_of("--searcher", arguments.searcher, ("skopt", "random", "optuna"))
+    _one_of("--searcher", arguments.searcher, searchers.names())
     _one_of("--scheduler", arguments.scheduler, SCHEDULERS)
-    _one_of("--rule", arguments.rule, ("greedy", "topn"))
     if arguments.address is None:
         gpus = _gpus() if arguments.gpus_per_trial else 0
         plan(available_cpus(), gpus, arguments.workers, arguments.cpus_per_trial, arguments.gpus_per_trial)

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from search_spaces import Domain
-from tuner.searchers.base import SpaceSearcher
-from tuner.searchers.optuna_search import OptunaGPSearch
-from tuner.searchers.random_search import RandomSearch
-from tuner.searchers.skopt_search import SkOptSearch
 
-_SEARCHERS: dict[str, type[SpaceSearcher]] = {
-    "skopt": SkOptSearch,
-    "random": RandomSearch,
-    "optuna": OptunaGPSearch,
+if TYPE_CHECKING:
+    from tuner.searchers.base import SpaceSearcher
+
+# name -> module and class; imported when asked for, as Ray and the libraries behind them take seconds
+_SEARCHERS = {
+    "skopt": ("skopt_search", "SkOptSearch"),
+    "random": ("random_search", "RandomSearch"),
+    "optuna": ("optuna_search", "OptunaGPSearch"),
 }
 
 
-def names() -> list[str]:
-    return list(_SEARCHERS)
+def names() -> tuple[str, ...]:
+    return tuple(_SEARCHERS)
 
 
 def create(name: str, space: Mapping[str, Domain], metric: str, mode: str, seed: int) -> SpaceSearcher:
     """The searcher of that name, seeded."""
-    return _SEARCHERS[name](space, metric, mode, seed)
-
-
-__all__ = ["OptunaGPSearch", "RandomSearch", "SkOptSearch", "SpaceSearcher", "create", "names"]
+    module, kind = _SEARCHERS[name]
+    searcher: SpaceSearcher = getattr(importlib.import_module(f"tuner.searchers.{module}"), kind)(
+        space, metric, mode, seed
+    )
+    return searcher
