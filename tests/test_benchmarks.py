@@ -16,7 +16,7 @@ def test_a_step_is_faster_than_the_textbook_loop() -> None:
 @pytest.mark.slow
 def test_inference_is_faster_than_the_plain_loop() -> None:
     times = inference.measure(30, 4, 5)
-    assert times["plain, one thread"] / times["ours"] > 1.2
+    assert times["plain, one thread"] / times["ours"] > 1.1
 
 
 def test_the_searcher_comparison_runs() -> None:
