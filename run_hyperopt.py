@@ -100,15 +100,15 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             say(f"study {study.name}: {request.options.samples} trials ({study.path})")
         if len(ended) < request.options.samples:
-            outcome = search(study, request.options, progress)
-            if outcome.ending == "disk full":
+            ending = search(study, request.options, progress)
+            if ending == "disk full":
                 raise CommandFailed("the disk is full; free some space and run the same command again")
-            if outcome.ending == "interrupted":
+            if ending == "interrupted":
                 say("interrupted; the same command goes on from here")
                 return 130
-        usable = [r for r in ended_trials(study).values() if r["status"] in ("finished", "stopped")]
-        if not usable:
-            reasons = sorted({r["reason"] for r in ended_trials(study).values() if r["reason"]})
+            ended = ended_trials(study)
+        if not any(r["status"] in ("finished", "stopped") for r in ended.values()):
+            reasons = sorted({r["reason"] for r in ended.values() if r["reason"]})
             detail = f" ({reasons[0]})" if reasons else ""
             raise CommandFailed(f"not one trial succeeded{detail}; see {study.path / 'models.csv'}")
         if arguments.no_ensemble:

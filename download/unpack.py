@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from models.base import BadInput
+from models.files import atomic_path
 
 LARGEST = 500 * 2**30
 LARGEST_RATIO = 200  # trained weights hardly compress; a thousandfold is a bomb
@@ -58,10 +60,6 @@ def unpack(
     Raises:
         BadInput: not a zip, damaged, or refused by `check`.
     """
-    import zlib
-
-    from models.files import atomic_path
-
     try:
         with zipfile.ZipFile(path) as archive:
             total = check(archive, path.name)
@@ -97,8 +95,6 @@ def _existing(path: Path) -> Path:
 
 
 def _same(target: Path, entry: zipfile.ZipInfo) -> bool:
-    import zlib
-
     if not target.is_file() or target.stat().st_size != entry.file_size:
         return False
     crc = 0

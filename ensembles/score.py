@@ -13,6 +13,7 @@ import numpy as np
 from ensembles import artifact as artifacts
 from ensembles.artifact import Artifact
 from models.base import BadInput
+from models.files import reading_hdf5
 from models.ndt import prepare
 from models.ndt.data import SpikeData
 from models.ndt.submission import submission_arrays
@@ -130,14 +131,9 @@ class _Arrays(dict[str, Any]):
 
 
 def _read(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    try:
-        with h5py.File(path, "r") as file:
-            return {
-                dataset: {name: group[name][()] for name in group}
-                for dataset, group in file.items()
-                if isinstance(group, h5py.Group)
-            }
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except OSError as error:
-        raise BadInput(f"{path}: not a readable HDF5 file ({str(error).splitlines()[0][:100]})") from None
+    with reading_hdf5(path) as file:
+        return {
+            dataset: {name: group[name][()] for name in group}
+            for dataset, group in file.items()
+            if isinstance(group, h5py.Group)
+        }

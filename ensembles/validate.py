@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 
 from models.base import BadInput, Prediction
+from models.files import reading_hdf5
 from models.ndt import original
 from models.ndt.data import SpikeData
 from models.ndt.submission import ARRAYS, submission_arrays
@@ -109,18 +109,13 @@ def compare(expected: dict[str, np.ndarray], submission: Path, dataset: str) -> 
 
 
 def read_array(submission: Path, dataset: str, name: str) -> np.ndarray:
-    try:
-        with h5py.File(submission, "r") as file:
-            if dataset not in file:
-                raise BadInput(f"{submission}: has no group {dataset} (has {', '.join(file) or 'nothing'})")
-            group: Any = file[dataset]
-            if name not in group:
-                raise BadInput(f"{submission}: {dataset} has no {name}")
-            array = np.asarray(group[name][()])
-    except FileNotFoundError:
-        raise BadInput(f"{submission}: no such file") from None
-    except OSError as error:
-        raise BadInput(f"{submission}: not a readable HDF5 file ({str(error).splitlines()[0][:100]})") from None
+    with reading_hdf5(submission) as file:
+        if dataset not in file:
+            raise BadInput(f"{submission}: has no group {dataset} (has {', '.join(file) or 'nothing'})")
+        group: Any = file[dataset]
+        if name not in group:
+            raise BadInput(f"{submission}: {dataset} has no {name}")
+        array = np.asarray(group[name][()])
     if array.dtype.kind not in "fiu":
         raise BadInput(f"{submission}: {dataset}/{name} is not an array of numbers")
     if not np.isfinite(array).all():

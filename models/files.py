@@ -11,9 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+from models.base import BadInput
 
 _TENSOR = "__tensor__"
 
@@ -63,6 +66,32 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Atomic, readable, non-finite numbers as null."""
     write_text(path, json.dumps(finite(value), indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What `write_json` wrote, or None where there is no such file or no JSON in it."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+@contextlib.contextmanager
+def reading_hdf5(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file of a user's, open for reading.
+
+    Raises:
+        BadInput: it is missing, or cannot be read (also in the course of the block).
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except OSError as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise BadInput(f"{path}: not a readable HDF5 file ({line})") from None
 
 
 def finite(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from models.base import BadInput
-from models.files import write_json
+from models.files import read_json, write_json
 from tuner import ledger, searchers
 from tuner.options import Options
 from tuner.searchers.base import SpaceSearcher
@@ -135,7 +135,7 @@ class StudyFeed(Searcher):
         folder = self.study.trials / name
         best = {}
         for snapshot, metric in self.study.family.snapshots.items():
-            card = ledger.read_json(folder / f"{snapshot}.json")
+            card = read_json(folder / f"{snapshot}.json")
             if card:
                 best[metric.name] = card["metrics"].get(metric.name)
         result = {"status": status, "reason": reason, "seconds": seconds, "best": best, "metrics": {}}

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from models.base import BadInput
-from models.files import atomic_path
+from models.files import atomic_path, read_json
 from tuner.study import Study
 from tuner.trial import read_result
 
 RUNNING = "interrupted"
 _FIRST = ["trial_id", "val_ckpt"]
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-        return None
 
 
 def trial_configs(study: Study) -> list[dict[str, Any]]:

@@ -9,15 +9,14 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from models.base import BadInput
 from tuner import ledger
 from tuner.options import Options
 from tuner.progress import Progress
-from tuner.resources import Resources, plan, tune_allocator
+from tuner.resources import Resources, available_cpus, plan, tune_allocator
 from tuner.study import Study
 from tuner.trial import DiskFull, read_result, run_trial
 
@@ -40,15 +39,10 @@ WORKER_RETRIES = 2
 _ROOT = Path(__file__).resolve().parent.parent
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a search ended: "complete", "interrupted" or "disk full"."""
-
-    ending: str
-    counts: dict[str, int]
+Ending = Literal["complete", "interrupted", "disk full"]
 
 
-def search(study: Study, options: Options, progress: Callable[[int, int], Progress]) -> Outcome:
+def search(study: Study, options: Options, progress: Callable[[int, int], Progress]) -> Ending:
     """Run trials until the study has `options.samples` ended ones. The caller holds the study's lock.
 
     Args:
@@ -94,22 +88,12 @@ def search(study: Study, options: Options, progress: Callable[[int, int], Progre
                 tuner.fit()
             with feed.disk_watched():
                 ledger.write(study, options.keep)
-    counts: dict[str, int] = {}
-    for result in ledger.ended_trials(study).values():
-        counts[result["status"]] = counts.get(result["status"], 0) + 1
-    ending = "disk full" if feed.disk_full else "interrupted" if interrupted.is_set() else "complete"
-    return Outcome(ending, counts)
+    return "disk full" if feed.disk_full else "interrupted" if interrupted.is_set() else "complete"
 
 
 @contextmanager
 def _cluster(options: Options) -> Iterator[Resources]:
     """A local Ray, or the running one at `address`; what it offers is checked against what trials want."""
-    from tuner.resources import available_cpus
-
-    cores = available_cpus()
-    if options.address is None and not options.gpus_per_trial:
-        # before Ray starts: a mistake in the command is told at once
-        plan(cores, 0, options.workers, options.cpus_per_trial, options.gpus_per_trial)
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
     quiet = {} if options.verbose else {"logging_level": "ERROR", "log_to_driver": False}
     common: dict[str, Any] = {
@@ -119,7 +103,7 @@ def _cluster(options: Options) -> Iterator[Resources]:
     }
     try:
         if options.address is None:
-            ray.init(num_cpus=cores, include_dashboard=False, object_store_memory=200 * 2**20, **common)
+            ray.init(num_cpus=available_cpus(), include_dashboard=False, object_store_memory=200 * 2**20, **common)
         else:
             ray.init(address=options.address, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:

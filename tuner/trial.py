@@ -10,7 +10,6 @@ trials/<trial_id>/config.json        what it was told to be
 from __future__ import annotations
 
 import errno
-import json
 import math
 import time
 import traceback
@@ -23,7 +22,7 @@ import torch
 from filelock import FileLock
 
 from models.base import Diverged, Family, Learner
-from models.files import atomic_path, load_state, save_state, sha256, write_json, write_text
+from models.files import atomic_path, load_state, read_json, save_state, sha256, write_json, write_text
 from tuner.study import DIVERGED, FAILED, FINISHED, OOM
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -73,11 +72,7 @@ def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_result(folder: Path) -> dict[str, Any] | None:
     """How a trial ended, or None while it has not."""
-    try:
-        result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        return result
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
+    return read_json(folder / "result.json")
 
 
 def _train(

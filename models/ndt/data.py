@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from models.base import BadInput
+from models.files import reading_hdf5
 
 LARGEST_COUNT = 1000  # more spikes in one bin than any neuron fires
 
@@ -96,42 +97,24 @@ def load_h5(path: Path, phase: str = "val", heldout_share: float = 0.25) -> Spik
     Raises:
         BadInput: missing or unreadable file, missing arrays, shapes that do not agree, impossible counts.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            if "train_data_heldin" in file:
-                return _ndt(file, path, phase)
-            if "train_data" in file:
-                return _lfads(file, path, heldout_share)
-            keys = ", ".join(sorted(file)) or "nothing"
-            raise BadInput(
-                f"{path}: neither an NDT file (train_data_heldin) nor an LFADS file (train_data); has {keys}"
-            )
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except OSError as error:
-        raise BadInput(f"{path}: not a readable HDF5 file ({_first_line(error)})") from None
+    with reading_hdf5(path) as file:
+        if "train_data_heldin" in file:
+            return _ndt(file, path, phase)
+        if "train_data" in file:
+            return _lfads(file, path, heldout_share)
+        keys = ", ".join(sorted(file)) or "nothing"
+        raise BadInput(f"{path}: neither an NDT file (train_data_heldin) nor an LFADS file (train_data); has {keys}")
 
 
 def open_h5(path: Path) -> SpikeData:
     """Read a file for prediction: any with `eval_data_heldin` will do, training trials or not."""
-    try:
-        with h5py.File(path, "r") as file:
-            if "train_data" in file or ("train_data_heldin" in file and "eval_data_heldin" in file):
-                pass
-            elif "eval_data_heldin" in file:
-                spikes = _part(file, path, "eval")
-                return SpikeData(spikes, spikes, str(path))
-            else:
-                raise BadInput(f"{path}: has no eval_data_heldin")
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except OSError as error:
-        raise BadInput(f"{path}: not a readable HDF5 file ({_first_line(error)})") from None
+    with reading_hdf5(path) as file:
+        if "train_data" not in file and "eval_data_heldin" not in file:
+            raise BadInput(f"{path}: has no eval_data_heldin")
+        if "train_data" not in file and "train_data_heldin" not in file:
+            spikes = _part(file, path, "eval")
+            return SpikeData(spikes, spikes, str(path))
     return load_h5(path, "test")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
 
 
 def _ndt(file: h5py.File, path: Path, phase: str) -> SpikeData:
