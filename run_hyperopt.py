@@ -61,15 +61,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    from models.exits import run_command
+    from ground.exits import run_command
 
     return run_command("run_hyperopt", lambda: run(arguments))
 
 
 def run(arguments: argparse.Namespace) -> int:
     from ensembles.select import RULES
-    from models.base import BadInput
-    from models.exits import CommandFailed
+    from ground.errors import BadInput, CommandFailed
     from tuner import setup
     from tuner.progress import Progress
 
@@ -78,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     request = setup.resolve(arguments)  # all that can be wrong with a command is found here, nothing is written
     study, resumed = setup.open_or_begin(request, arguments.overwrite)
     from ensembles import build, report
-    from tuner.ledger import ended_trials
+    from studies.ledger import ended_trials
     from tuner.search import search
 
     def progress(total: int, done: int) -> Progress:

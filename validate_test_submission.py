@@ -26,14 +26,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--n", type=int, help="ensemble size (default: the published one)")
     parser.add_argument("--root", type=Path, help="checkpoints (default: SUBMISSION_VALIDATION_ROOT)")
     arguments = parser.parse_args(argv)
-    from models.exits import run_command
+    from ground.exits import run_command
 
     return run_command("validate_test_submission", lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from ensembles.validate import validate
-    from models.paths import folder
+    from ground.paths import folder
 
     root = arguments.root or folder("SUBMISSION_VALIDATION_ROOT")
     found, names = validate(arguments.dataset, arguments.submission, root, arguments.n)

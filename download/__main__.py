@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     points.add_argument("--quiet", action="store_true", help="no progress")
     arguments = parser.parse_args(argv)
 
-    from models.exits import run_command
+    from ground.exits import run_command
 
     return run_command("download", lambda: _run(arguments))
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from download.http import DownloadFailed, gib, need_space
+from ground.paths import folder
 from models.ndt.prepare import DATASETS, known
-from models.paths import folder
 
 os.environ.setdefault("DANDI_NO_ET", "1")  # no telemetry
 

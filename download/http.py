@@ -15,8 +15,7 @@ from typing import Any
 import requests
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from models.base import BadInput
-from models.exits import CommandFailed
+from ground.errors import BadInput, CommandFailed
 
 TIMEOUT = (15, 60)  # to connect; between two bytes
 ATTEMPTS = 8

@@ -9,8 +9,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from models.base import BadInput
-from models.files import atomic_path
+from ground.errors import BadInput
+from ground.files import atomic_path
 
 LARGEST = 500 * 2**30
 LARGEST_RATIO = 200  # trained weights hardly compress; a thousandfold is a bomb

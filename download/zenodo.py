@@ -8,9 +8,9 @@ from pathlib import Path
 
 from download.http import DownloadFailed, fetch, get_json, need_space, shown_progress
 from download.unpack import unpack
-from models.base import BadInput
-from models.files import write_json
-from models.paths import folder
+from ground.errors import BadInput
+from ground.files import write_json
+from ground.paths import folder
 
 RECORD = "https://zenodo.org/api/records/5875246"
 FILE = "ae-nlb-2021-model-checkpoints.zip"

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from models.base import BadInput
-from models.exits import run_command
-from models.files import atomic_path
+from ground.errors import BadInput
+from ground.exits import run_command
+from ground.files import atomic_path
 
 EXAMPLES = """
 examples:
@@ -58,7 +58,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _build(arguments: argparse.Namespace) -> int:
     from ensembles import build, report
-    from tuner.study import open_study, study_path
+    from studies.study import open_study, study_path
 
     study = open_study(study_path(arguments.study))
     with study.lock():
@@ -70,7 +70,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     from ensembles import artifact, report
-    from tuner.study import study_path
+    from studies.study import study_path
 
     found = artifact.read(study_path(arguments.study))
     if arguments.json:
@@ -84,7 +84,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     import h5py
 
     from ensembles import artifact
-    from tuner.study import study_path
+    from studies.study import study_path
 
     found = artifact.read(study_path(arguments.study))
     found.verify()
@@ -113,7 +113,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 def _score(arguments: argparse.Namespace) -> int:
     from ensembles.score import score
-    from tuner.study import study_path
+    from studies.study import study_path
 
     given = Path(arguments.study).expanduser()
     place = given if given.is_file() else study_path(arguments.study)

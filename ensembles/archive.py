@@ -12,12 +12,14 @@ from typing import Any
 import pandas as pd
 
 from download.unpack import unpack
-from models.base import BadInput, Family
-from models.files import save_state, sha256, write_json
-from models.paths import folder
+from ground.errors import BadInput
+from ground.files import sha256, write_json
+from ground.paths import folder
+from ground.states import save_state
+from models.base import Family
 from models.registry import get
-from tuner import ledger
-from tuner.study import FORMAT, Study, versions
+from studies import ledger
+from studies.study import FORMAT, Study, versions
 
 NOT_SETTINGS = {"trial_id", "val_ckpt"}
 

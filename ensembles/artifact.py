@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ensembles.members import Candidate, restore
-from models.base import BadInput, Family, Prediction
-from models.files import sha256, write_json, write_text
+from ground.errors import BadInput
+from ground.files import sha256, write_json, write_text
+from models.base import Family, Prediction
 from models.registry import get
 
 _NEW, _OLD = ".ensemble-new-", ".ensemble-old"

@@ -14,9 +14,9 @@ from ensembles import artifact as artifacts
 from ensembles.artifact import Artifact
 from ensembles.members import Candidate, candidates, predictions
 from ensembles.select import RULES, Pool, curve, describe, fold_curve, out_of_fold, uniform
-from models.base import BadInput
-from tuner import ledger
-from tuner.study import Study, versions
+from ground.errors import BadInput
+from studies import ledger
+from studies.study import Study, versions
 
 LIMIT = 60  # candidates: more only add to the time a choice takes
 

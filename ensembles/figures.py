@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 
 from ensembles.artifact import Artifact
 from search_spaces import Domain
-from tuner import ledger
-from tuner.study import Study
+from studies import ledger
+from studies.study import Study
 
 Section = tuple[str, go.Figure]
 _FORESTS = 300

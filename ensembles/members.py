@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from models.base import BadInput, Family, Prediction
-from models.files import load_state
-from tuner import ledger
-from tuner.study import Study
+from ground.errors import BadInput
+from ground.states import load_state
+from models.base import Family, Prediction
+from studies import ledger
+from studies.study import Study
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from rich.table import Table
 from ensembles import artifact as artifacts
 from ensembles import figures
 from ensembles.artifact import Artifact
-from models.files import write_text
-from tuner import ledger
-from tuner.study import Study
+from ground.files import write_text
+from studies import ledger
+from studies.study import Study
 
 TOP = 10
 

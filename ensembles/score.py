@@ -12,8 +12,8 @@ import numpy as np
 
 from ensembles import artifact as artifacts
 from ensembles.artifact import Artifact
-from models.base import BadInput
-from models.files import reading_hdf5
+from ground.errors import BadInput
+from ground.hdf5 import reading_hdf5
 from models.ndt import prepare
 from models.ndt.data import SpikeData
 from models.ndt.submission import submission_arrays

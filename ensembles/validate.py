@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.base import BadInput, Prediction
-from models.files import reading_hdf5
+from ground.errors import BadInput
+from ground.hdf5 import reading_hdf5
+from models.base import Prediction
 from models.ndt import original
 from models.ndt.data import SpikeData
 from models.ndt.submission import ARRAYS, submission_arrays
 from models.registry import get
-from tuner import ledger
+from studies import ledger
 
 SIZES = {
     "mc_maze": 8,

@@ -15,12 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ground.errors import BadInput
+
 Prediction = dict[str, np.ndarray]
 """Named arrays whose first axis is the sample (trial, image, crop)."""
-
-
-class BadInput(ValueError):
-    """What the user gave cannot be used. The message is one line that says what and, if known, how to mend it."""
 
 
 class Diverged(RuntimeError):

@@ -11,7 +11,8 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from models.base import BadInput, Family
+from ground.errors import BadInput
+from models.base import Family
 
 _HERE = Path(__file__).parent
 EXTRA_FOLDERS = "CONCERT_FAMILIES"

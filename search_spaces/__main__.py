@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     write.add_argument("--into", type=Path, help="folder (default: CONFIG_DIR)")
     write.add_argument("--overwrite", action="store_true", help="replace files that are there")
     arguments = parser.parse_args(argv)
-    from models.exits import run_command
+    from ground.exits import run_command
 
     return run_command("search_spaces", lambda: _run(arguments))
 

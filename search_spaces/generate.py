@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from models.files import write_text
+from ground.files import write_text
+from ground.paths import cache_dir
 from models.ndt.config import DEFAULTS
 from models.ndt.prepare import DATASETS
-from models.paths import cache_dir
 from search_spaces.schema import Domain, SearchSpace, load
 
 

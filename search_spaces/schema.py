@@ -26,7 +26,7 @@ from typing import Any, Literal, cast
 
 import yaml
 
-from models.base import BadInput
+from ground.errors import BadInput
 
 _HERE = Path(__file__).parent
 EXTRA_FOLDERS = "CONCERT_SPACES"

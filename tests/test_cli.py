@@ -105,7 +105,7 @@ def test_raw_data_missing_says_what_to_download(command: object) -> None:
 
 
 def test_lorenz_options_are_checked() -> None:
-    from models.base import BadInput
+    from ground.errors import BadInput
     from models.ndt.lorenz import generate
 
     with pytest.raises(BadInput, match="unknown lorenz option"):

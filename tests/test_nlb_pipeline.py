@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from ensembles.__main__ import main as ensembles
+from ground.paths import folder
 from models.ndt.prepare import target_file
 from models.ndt.submission import ARRAYS
-from models.paths import folder
 from tests.conftest import run
 from tests.nlb_files import write_pair
 

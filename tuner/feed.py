@@ -11,13 +11,15 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from models.base import BadInput
-from models.files import read_json, write_json
-from tuner import ledger, searchers
+from ground.errors import BadInput
+from ground.files import read_json, write_json
+from studies import ledger
+from studies.results import FAILED, STOPPED, read_result
+from studies.study import Study
+from tuner import searchers
 from tuner.options import Options
 from tuner.searchers.base import SpaceSearcher
-from tuner.study import FAILED, STOPPED, Study
-from tuner.trial import NO_SPACE, read_result
+from tuner.trial import NO_SPACE
 
 
 def objective_value(study: Study, result: dict[str, Any]) -> float | None:

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from ground.files import finite
 from models.base import Metric
-from models.files import finite
 
 
 @dataclass

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.base import BadInput
+from ground.errors import BadInput
 
 
 @dataclass(frozen=True)

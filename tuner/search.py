@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from models.base import BadInput
-from tuner import ledger
+from ground.errors import BadInput
+from studies import ledger
+from studies.results import read_result
+from studies.study import Study
 from tuner.options import Options
 from tuner.progress import Progress
 from tuner.resources import Resources, available_cpus, plan, tune_allocator
-from tuner.study import Study
-from tuner.trial import DiskFull, read_result, run_trial
+from tuner.trial import DiskFull, run_trial
 
 # before ray is imported: these are read at import
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -163,7 +164,7 @@ def _trainable(config: dict[str, Any]) -> None:
 
     tune_allocator()
     torch.set_num_threads(config["threads"])
-    from tuner.study import open_study
+    from studies.study import open_study
 
     study = open_study(Path(config["study"]))
     metric, objective = study.family.metric.name, study.config["objective"]

@@ -11,14 +11,15 @@ from typing import Any
 import yaml
 
 import search_spaces
-from models.base import BadInput, Family
+from ground.errors import BadInput
+from models.base import Family
 from models.registry import get
 from search_spaces import Domain, SearchSpace
+from studies.study import Study, begin, remove, study_path
 from tuner import searchers
 from tuner.options import Options
 from tuner.resources import available_cpus, plan
 from tuner.schedulers import SCHEDULERS
-from tuner.study import Study, begin, remove, study_path
 
 
 @dataclass(frozen=True)

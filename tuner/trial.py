@@ -21,9 +21,10 @@ import pandas as pd
 import torch
 from filelock import FileLock
 
+from ground.files import atomic_path, sha256, write_json, write_text
+from ground.states import load_state, save_state
 from models.base import Diverged, Family, Learner
-from models.files import atomic_path, load_state, read_json, save_state, sha256, write_json, write_text
-from tuner.study import DIVERGED, FAILED, FINISHED, OOM
+from studies.results import DIVERGED, FAILED, FINISHED, OOM, read_result
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 Report = Callable[[dict[str, Any]], None]
@@ -68,11 +69,6 @@ def run_trial(
 
 def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"status": result["status"], "progress": 1.0, "objectives": result["best"]}
-
-
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """How a trial ended, or None while it has not."""
-    return read_json(folder / "result.json")
 
 
 def _train(

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from models.base import BadInput
+from ground.errors import BadInput
 
 # name: (default, smallest, largest); a tuple of words instead of bounds lists the choices.
 _SETTINGS: dict[str, tuple[Any, Any, Any]] = {

@@ -11,8 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from models.base import BadInput
-from models.files import reading_hdf5
+from ground.errors import BadInput
+from ground.hdf5 import reading_hdf5
 
 LARGEST_COUNT = 1000  # more spikes in one bin than any neuron fires
 

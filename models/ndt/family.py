@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.base import BadInput, Family, Metric, Prediction
+from ground.errors import BadInput
+from models.base import Family, Metric, Prediction
 from models.ndt import config as settings
 from models.ndt import original
 from models.ndt.data import SpikeData, load, open_h5

@@ -17,9 +17,9 @@ import h5py
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from models.base import BadInput
-from models.files import atomic_path
-from models.paths import cache_dir
+from ground.errors import BadInput
+from ground.files import atomic_path
+from ground.paths import cache_dir
 
 DEFAULTS: dict[str, int | float] = {
     "conditions": 30,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.base import BadInput
+from ground.errors import BadInput
 from models.ndt import config as settings
 
 _STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")

@@ -24,9 +24,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from models.base import BadInput
-from models.files import atomic_path
-from models.paths import cache_dir, folder
+from ground.errors import BadInput
+from ground.files import atomic_path
+from ground.paths import cache_dir, folder
 
 
 @dataclass(frozen=True)

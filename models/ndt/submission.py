@@ -9,8 +9,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ground.files import atomic_path
 from models.base import Prediction
-from models.files import atomic_path
 from models.ndt.data import SpikeData
 
 ARRAYS = (

@@ -19,8 +19,8 @@ from download.__main__ import main
 from download.http import DownloadFailed
 from download.unpack import unpack
 from download.zenodo import FILE, checkpoints
-from models.base import BadInput
-from models.paths import folder
+from ground.errors import BadInput
+from ground.paths import folder
 from tests.conftest import ROOT
 from tests.download.servers import Site, dandi, serve, zenodo
 

@@ -21,11 +21,11 @@ import validate_test_submission
 from ensembles.__main__ import main as ensembles
 from ensembles.archive import import_archive
 from ensembles.members import candidates, predictions
-from models.base import BadInput
+from ground.errors import BadInput
+from ground.paths import folder
 from models.ndt.metrics import bits_per_spike
 from models.ndt.original import convert, load
 from models.ndt.submission import submission_arrays
-from models.paths import folder
 from models.registry import get
 from tests.download.servers import serve, zenodo
 

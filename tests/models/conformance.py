@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ground.states import load_state, save_state
 from models.base import Diverged, Family
-from models.files import load_state, save_state
 
 
 class Conformance:

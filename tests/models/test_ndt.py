@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from nlb_tools.evaluation import bits_per_spike as reference_bits
 
 from benchmarks.plain_ndt import PlainLoop
-from models.base import BadInput, Family
+from ground.errors import BadInput
+from models.base import Family
 from models.ndt.attention import Dropout, RandomBits, make_band
 from models.ndt.config import DEFAULTS, resolve
 from models.ndt.data import SpikeData, Spikes, load_h5

@@ -8,10 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from models.base import BadInput
+from ground.errors import BadInput
+from ground.paths import folder
 from models.ndt import prepare
 from models.ndt.data import load_h5
-from models.paths import folder
 from tests.nlb_files import HELDIN, HELDOUT, TRIALS, write_pair
 
 

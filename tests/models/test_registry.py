@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ground.errors import BadInput
 from models import registry
-from models.base import BadInput, Family
+from models.base import Family
 from tests.conftest import ROOT, run
 from tests.models.conformance import Conformance
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import search_spaces
-from models.base import BadInput
+from ground.errors import BadInput
 from models.registry import get
 from search_spaces import Domain, load, load_space_json, load_template, names
 from search_spaces.__main__ import main

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.base import BadInput, Metric
+from ground.errors import BadInput
+from models.base import Metric
 from tuner.progress import Progress, clock
 from tuner.resources import available_cpus, plan
 

@@ -31,7 +31,7 @@ def ended(study: Path) -> set[str]:
 
 def whole(study: Path) -> None:
     """Every file of a study can be read: nothing is half-written."""
-    from models.files import load_state
+    from ground.states import load_state
 
     for path in study.rglob("*.safetensors"):
         if not path.name.startswith(".tmp-"):
@@ -181,7 +181,7 @@ def test_killed_drivers_lose_nothing(tiny_space: Path, tmp_path: Path) -> None:
 
 def test_interrupted_trial_ends_as_if_never_stopped(tiny_space: Path, tmp_path: Path) -> None:
     """The checkpoint to go on from is written often here; both studies must end in the same numbers."""
-    from models.files import load_state
+    from ground.states import load_state
     from models.registry import get
     from tuner.trial import run_trial
 

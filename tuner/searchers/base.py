@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ray.tune.search import Searcher
 
-from models.files import write_json
+from ground.files import write_json
 from search_spaces import Domain
 
 Point = dict[str, Any]

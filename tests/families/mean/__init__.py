@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.base import BadInput, Diverged, Family, Learner, Metric, Prediction
+from ground.errors import BadInput
+from models.base import Diverged, Family, Learner, Metric, Prediction
 
 
 class MeanLearner(Learner):

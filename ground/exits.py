@@ -5,13 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from models.base import BadInput
+from ground.errors import BadInput, CommandFailed
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-
-
-class CommandFailed(RuntimeError):
-    """The command was right but could not be carried out; the message is one line."""
 
 
 def run_command(program: str, call: Callable[[], int]) -> int:

@@ -7,12 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from models.base import BadInput
-from models.files import atomic_path, read_json
-from tuner.study import Study
-from tuner.trial import read_result
+from ground.errors import BadInput
+from ground.files import atomic_path, read_json
+from studies.results import RUNNING, read_result
+from studies.study import Study
 
-RUNNING = "interrupted"
 _FIRST = ["trial_id", "val_ckpt"]
 
 

@@ -14,15 +14,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from models.base import BadInput, Family
-from models.files import write_json
-from models.paths import folder
+from ground.errors import BadInput
+from ground.files import write_json
+from ground.paths import folder
+from models.base import Family
 from models.registry import get
 from search_spaces import Domain, SearchSpace
 
 FORMAT = 1
 _PACKAGES = ("ray", "scikit-optimize", "torch", "numpy", "pandas", "h5py", "nlb-tools")
-FINISHED, STOPPED, DIVERGED, OOM, FAILED = "finished", "stopped", "diverged", "oom", "failed"
 
 
 @dataclass(frozen=True)

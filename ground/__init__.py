@@ -1,0 +1,1 @@
+"""What every package stands on and none of them is about: errors, exit codes, whole files, folders."""

@@ -1,0 +1,68 @@
+"""Tensors and JSON values, nested, in one safetensors file: no pickle is ever written or read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ground.files import atomic_path
+
+_TENSOR = "__tensor__"
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write nested dicts and lists of tensors and JSON values as one safetensors file, atomically.
+
+    No pickle: the structure is JSON in the header, the tensors are raw. Dict keys become text.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+
+    def split(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            name = str(len(tensors))
+            # a clone of its own: safetensors refuses shared storage
+            tensors[name] = value.detach().cpu().contiguous().clone()
+            return {_TENSOR: name}
+        if isinstance(value, Mapping):
+            return {str(k): split(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [split(v) for v in value]
+        return value
+
+    structure = json.dumps(split(state))
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"concert": structure})
+
+
+def load_state(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """What `save_state` wrote.
+
+    Raises:
+        ValueError: the file is damaged or was not written by `save_state`.
+        FileNotFoundError: there is no such file.
+    """
+    if not path.exists():
+        raise FileNotFoundError(path)
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            metadata = file.metadata() or {}
+            structure = json.loads(metadata["concert"])
+
+            def join(value: Any) -> Any:
+                if isinstance(value, dict):
+                    if _TENSOR in value:
+                        return file.get_tensor(value[_TENSOR])
+                    return {k: join(v) for k, v in value.items()}
+                if isinstance(value, list):
+                    return [join(v) for v in value]
+                return value
+
+            return dict(join(structure))
+    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        raise ValueError(f"{path}: damaged checkpoint ({str(error)[:100]})") from None
