@@ -17,7 +17,11 @@ examples:
   run_hyperopt.py mc_maze --gpus-per-trial 0.5          two trials on each GPU
   run_hyperopt.py lorenz --set TRAIN.NUM_UPDATES=200 --study lorenz-long
 
-A study lives in RAY_TUNE_HOME/<study> (default ~/nlb_2021/ray_results/neural-data-transformer). The same
+  run_hyperopt.py lorenz --holdout 0.2                  a clean number: a fifth of the validation trials is unseen
+  run_hyperopt.py lorenz --set INIT=other/1a2b3c4d.best every trial starts from another study's checkpoint
+
+A study lives in RAY_TUNE_HOME/<study> (default ~/nlb_2021/ray_results/<family>; the NDT's is the original
+program's neural-data-transformer). The same
 command resumes it after Ctrl-C, a crash or a power cut. Exit codes: 0 done, 1 the search failed, 2 bad input,
 130 interrupted.
 """
@@ -35,6 +39,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--config", metavar="FILE", help="fixed settings from a published nested YAML template")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="fix one setting; repeatable")
     add("--study", metavar="NAME", help="name (or path) of the study (default: the dataset's name)")
+    add("--holdout", type=float, metavar="SHARE", help="keep this share of the validation groups from all choices "
+        "(snapshots, search, ensemble) and score the ensemble on it once, at the end")  # fmt: skip
     add("--seed", type=int, default=1, help="fixes proposals, initial weights, masks and dropout (default 1)")
     add("--objective", help="what the searcher optimises (default: the family's metric; or e.g. best_masked_loss)")
     add = parser.add_argument_group("how to search").add_argument

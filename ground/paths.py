@@ -1,32 +1,25 @@
-"""The folders of the NLB tools and of Concert, by environment variable."""
+"""Where things lie: one home, and below it the folders that families and studies name."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-_BELOW_HOME = {
-    "NLB_DATA_RAW": "raw",
-    "NLB_CACHE_DIR": "processed",
-    "NDT_CACHE_DIR": "neural-data-transformer",
-    "RAY_TUNE_HOME": "ray_results/neural-data-transformer",
-    "CHECKPOINT_DIR": "checkpoints",
-    "CONFIG_DIR": "configs",
-    "SUBMISSION_VALIDATION_ROOT": "submission-validation",
-}
+RESULTS = "ray_results"
 
 
-def folder(variable: str) -> Path:
-    """The folder that `variable` names, or its default below NLB_HOME ($HOME/nlb_2021)."""
+def home() -> Path:
+    """NLB_HOME, by default $HOME/nlb_2021."""
+    return Path(os.environ.get("NLB_HOME") or Path.home() / "nlb_2021").expanduser()
+
+
+def folder(variable: str, default: str) -> Path:
+    """The folder that the environment variable names, or its default below `home`."""
     set_to = os.environ.get(variable)
-    if set_to:
-        return Path(set_to).expanduser()
-    home = Path(os.environ.get("NLB_HOME") or Path.home() / "nlb_2021").expanduser()
-    return home if variable == "NLB_HOME" else home / _BELOW_HOME[variable]
+    return Path(set_to).expanduser() if set_to else home() / default
 
 
-def cache_dir(variable: str) -> Path:
-    """`folder`, made if missing."""
-    path = folder(variable)
+def made(path: Path) -> Path:
+    """`path`, a folder made if missing."""
     path.mkdir(parents=True, exist_ok=True)
     return path

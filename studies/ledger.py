@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ground.errors import BadInput
 from ground.files import atomic_path, read_json
-from studies.results import RUNNING, read_result
+from studies.results import RUNNING, USABLE, read_result
 from studies.study import Study
 
 _FIRST = ["trial_id", "val_ckpt"]
@@ -67,13 +68,33 @@ def table(study: Study) -> pd.DataFrame:
     return frame[[*_FIRST, metric.name, *middle, *last, *searched]].reset_index(drop=True)
 
 
+def usable(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `table` that may be members of an ensemble: of trials that ended well, with weights on disk and a
+    finite metric; of snapshots that are the same moment of a trial only the first.
+
+    An imported archive is taken as it was published, equal moments included.
+    """
+    score = pd.to_numeric(frame[study.family.metric.name], errors="coerce")
+    rows = frame[frame["status"].isin(USABLE) & (frame["path"] != "") & np.isfinite(score)]
+    return rows if study.config.get("imported") or "step" not in rows else rows.drop_duplicates(["trial_id", "step"])
+
+
 def write(study: Study, keep: int) -> pd.DataFrame:
-    """Bring models.csv up to date and drop the weights of all but the best `keep` checkpoints of ended trials."""
+    """Bring models.csv up to date and drop the weights of ended trials but for the best `keep` usable checkpoints.
+
+    A checkpoint is a moment of a trial: snapshots of the same moment stay or go together.
+    """
     frame = table(study)
-    ended = frame[(frame["status"] != RUNNING) & (frame["path"] != "")]
-    for index in ended.index[keep:]:
-        (study.path / str(frame.at[index, "path"])).unlink(missing_ok=True)
-        frame.at[index, "path"] = ""
+    best = usable(study, frame).head(keep)
+    kept = set(best.index)
+    if "step" in frame and not study.config.get("imported"):
+        moments = set(zip(best["trial_id"], best["step"], strict=True))
+        kept |= {i for i, m in zip(frame.index, zip(frame["trial_id"], frame["step"], strict=True), strict=True)
+                 if m in moments}  # fmt: skip
+    for index in frame.index[(frame["status"] != RUNNING) & (frame["path"] != "")]:
+        if index not in kept:
+            (study.path / str(frame.at[index, "path"])).unlink(missing_ok=True)
+            frame.at[index, "path"] = ""
     with atomic_path(study.path / "models.csv") as path:
         frame.to_csv(path)
     return frame

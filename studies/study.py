@@ -16,12 +16,12 @@ from filelock import FileLock, Timeout
 
 from ground.errors import BadInput
 from ground.files import write_json
-from ground.paths import folder
 from models.base import Family
 from models.registry import get
 from search_spaces import Domain, SearchSpace
+from studies.data import load, split
 
-FORMAT = 1
+FORMAT = 2
 _PACKAGES = ("ray", "scikit-optimize", "torch", "numpy", "pandas", "h5py", "nlb-tools")
 
 
@@ -60,15 +60,26 @@ class Study:
                 space[name] = Domain(kind, values[0], values[1])
         return space
 
-    def load_data(self, phase: str = "val") -> Any:
-        """The study's data, checked to be what it began with."""
-        data = self.family.load(self.config["data"], phase)
-        known = self.config["fingerprint"]  # an imported archive does not say what it was trained on
-        if phase == "val" and known is not None and self.family.fingerprint(data) != known:
-            raise BadInput(
-                f"the data of study {self.name} has changed since it began; search it under a new --study name"
-            )
-        return data
+    def load_data(self) -> Any:
+        """What the study trains on and selects by, checked to be what it began with: no sample that is held out.
+
+        Raises:
+            BadInput: the data is missing, wrong, or has changed.
+        """
+        return self._data(held=False)
+
+    def holdout(self) -> Any | None:
+        """The data with only the validation samples that nothing of the search sees; None if there are none."""
+        return self._data(held=True) if self.config.get("holdout") else None
+
+    def _data(self, held: bool) -> Any:
+        # an imported archive does not say what it was trained on: its fingerprint is None
+        data = load(self.family, self.config["data"], "val", self.config["fingerprint"])
+        share = self.config.get("holdout")
+        if not share:
+            return data
+        searched, held_out = split(self.family, data, share, self.config["seed"])
+        return self.family.subset(data, held_out if held else searched)
 
     def trial_seed(self, number: int) -> int:
         return int.from_bytes(hashlib.sha256(f"{self.config['seed']}/{number}".encode()).digest()[:4], "big") % 2**31
@@ -94,19 +105,6 @@ class Study:
             lock.release()
 
 
-def study_path(name: str, home: Path | None = None) -> Path:
-    """Where a study of that name lies; a path is taken as it is.
-
-    Raises:
-        BadInput: a name that is no plain folder name.
-    """
-    if "/" in name:
-        return Path(name).expanduser()
-    if name in ("", ".", "..") or name.startswith("."):
-        raise BadInput(f"{name!r} cannot name a study")
-    return (home or folder("RAY_TUNE_HOME")) / name
-
-
 def open_study(path: Path) -> Study:
     """An existing study.
 
@@ -127,9 +125,20 @@ def open_study(path: Path) -> Study:
 
 
 def begin(
-    path: Path, space: SearchSpace, data: Any, seed: int, objective: str, extra: Mapping[str, Any] | None = None
+    path: Path,
+    space: SearchSpace,
+    fingerprint: str,
+    seed: int,
+    objective: str,
+    holdout: float | None = None,
+    init: Mapping[str, Any] | None = None,
 ) -> tuple[Study, bool]:
     """The study at `path`: continued if it is the same search, begun if there is none.
+
+    Args:
+        fingerprint: of the data, as the family says.
+        holdout: the share of validation groups that nothing sees before the end.
+        init: the snapshot that every trial starts from (`studies.transfer.resolve`).
 
     Returns:
         The study, and whether it was there already.
@@ -137,7 +146,6 @@ def begin(
     Raises:
         BadInput: there is a different search under that name (which part differs is said), or another folder.
     """
-    family = get(space.family)
     config: dict[str, Any] = {
         "format": FORMAT,
         "name": path.name,
@@ -148,9 +156,10 @@ def begin(
         "space": {name: domain.to_json() for name, domain in space.space.items()},
         "seed": seed,
         "objective": objective,
-        "fingerprint": family.fingerprint(data),
+        "fingerprint": fingerprint,
+        "holdout": holdout,
+        "init": None if init is None else dict(init),
         "versions": versions(),
-        **(extra or {}),
     }
     if (path / "study.json").exists():
         study = open_study(path)
@@ -161,6 +170,8 @@ def begin(
             "fixed": "fixed settings",
             "seed": "seed",
             "objective": "objective",
+            "holdout": "holdout",
+            "init": "INIT",
         }
         now = json.loads(json.dumps(config))
         for key, words in told.items():
@@ -174,7 +185,7 @@ def begin(
     if path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
         raise BadInput(f"{path} exists and is no study; choose another --study name")
     write_json(path / "study.json", config)
-    return Study(path, config), False
+    return open_study(path), False  # what a resumed run will read, so that both propose alike
 
 
 def _difference(old: Any, new: Any) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ground.errors import BadInput
+from models.base import Family, Place
 from studies import ledger
 from studies.results import read_result
 from studies.study import Study
@@ -55,7 +56,7 @@ def search(study: Study, options: Options, progress: Callable[[int, int], Progre
     for leftover in study.path.rglob(".tmp-*"):  # of writes that were killed
         leftover.unlink(missing_ok=True)
     ended = ledger.ended_trials(study)
-    with _cluster(options) as resources:
+    with _cluster(study.family, options) as resources:
         feed = StudyFeed(study, options)
         left = max(0, options.samples - len(ended))
         interrupted = threading.Event()
@@ -93,12 +94,12 @@ def search(study: Study, options: Options, progress: Callable[[int, int], Progre
 
 
 @contextmanager
-def _cluster(options: Options) -> Iterator[Resources]:
+def _cluster(family: Family, options: Options) -> Iterator[Resources]:
     """A local Ray, or the running one at `address`; what it offers is checked against what trials want."""
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
     quiet = {} if options.verbose else {"logging_level": "ERROR", "log_to_driver": False}
     common: dict[str, Any] = {
-        "runtime_env": {"env_vars": {"PYTHONPATH": path, **_passed()}},
+        "runtime_env": {"env_vars": {"PYTHONPATH": path, **_passed(family)}},
         "configure_logging": True,
         **quiet,
     }
@@ -133,9 +134,10 @@ def _scratch(study: Study, options: Options) -> Iterator[str]:
         yield folder
 
 
-def _passed() -> dict[str, str]:
+def _passed(family: Family) -> dict[str, str]:
     """Variables that decide what a trial finds; a running cluster's workers do not inherit them."""
-    return {k: v for k, v in os.environ.items() if k.startswith(("CONCERT_", "NLB_", "NDT_CACHE_DIR"))}
+    named = {*family.folders, *family.environment}
+    return {k: v for k, v in os.environ.items() if k in named or k.startswith("CONCERT_")}
 
 
 @contextmanager
@@ -183,11 +185,12 @@ def _trainable(config: dict[str, Any]) -> None:
             study.trials / config["trial_id"],
             study.family,
             study.family.check({**study.config["fixed"], **config["settings"]}),
-            study.load_data(),
-            config["device"],
+            study.load_data,
+            Place(config["device"], config["threads"]),
             config["seed"],
             report,
             config["checkpoint_seconds"],
+            study.config.get("init"),
         )
     except DiskFull:
         tune.report({"status": "disk full", "progress": 0.0, "percent": 0.0, "score": math.nan, "objective": math.nan})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,16 @@ from ground.errors import BadInput
 from models.base import Family
 from models.registry import get
 from search_spaces import Domain, SearchSpace
-from studies.study import Study, begin, remove, study_path
+from studies import places, transfer
+from studies.data import load, split
+from studies.study import Study, begin, remove
 from tuner import searchers
 from tuner.options import Options
 from tuner.resources import available_cpus, plan
 from tuner.schedulers import SCHEDULERS
+
+DEFAULT_FAMILY = "ndt"
+"""What --data is taken for where no --family is named."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +34,11 @@ class Request:
 
     space: SearchSpace
     path: Path
-    data: Any
+    fingerprint: str
     seed: int
     objective: str
+    holdout: float | None
+    init: dict[str, str] | None
     options: Options
 
 
@@ -42,6 +50,9 @@ def resolve(arguments: argparse.Namespace) -> Request:
     """
     space = _space(arguments)
     family = get(space.family)
+    fixed = dict(space.fixed)
+    start = fixed.pop(transfer.SETTING, None)
+    space = replace(space, fixed=fixed)
     _check_settings(space, family)
     objective = _objective(arguments.objective, family)
     samples = space.budget["samples"] if arguments.samples is None else arguments.samples
@@ -59,8 +70,17 @@ def resolve(arguments: argparse.Namespace) -> Request:
         plan(available_cpus(), gpus, arguments.workers, arguments.cpus_per_trial, arguments.gpus_per_trial)
     if arguments.warm_start is not None and not arguments.warm_start.is_file():
         raise BadInput(f"{arguments.warm_start}: no such file")
-    path = study_path(arguments.study or space.name)
-    data = family.load(space.data, "val")
+    path = places.place(arguments.study or space.name, family)
+    init = None if start is None else transfer.resolve(start, space.family)
+    fingerprint = family.fingerprint(space.data)
+    data = load(family, space.data, "val", fingerprint)
+    holdout = arguments.holdout
+    if holdout is not None:
+        if not 0 < holdout < 1:
+            raise BadInput(f"--holdout {holdout:g}: a share of the validation groups, above 0 and below 1")
+        searched, _ = split(family, data, holdout, arguments.seed)
+        data = family.subset(data, searched)
+    family.truth(data)
     options = Options(
         samples=samples,
         searcher=arguments.searcher,
@@ -73,7 +93,7 @@ def resolve(arguments: argparse.Namespace) -> Request:
         verbose=arguments.verbose,
         warm_start=arguments.warm_start,
     )
-    return Request(space, path, data, arguments.seed, objective, options)
+    return Request(space, path, fingerprint, arguments.seed, objective, holdout, init, options)
 
 
 def open_or_begin(request: Request, overwrite: bool) -> tuple[Study, bool]:
@@ -84,20 +104,18 @@ def open_or_begin(request: Request, overwrite: bool) -> tuple[Study, bool]:
                 remove(request.path)
         else:
             remove(request.path)
-    return begin(request.path, request.space, request.data, request.seed, request.objective)
+    return begin(
+        request.path, request.space, request.fingerprint, request.seed, request.objective, request.holdout, request.init
+    )
 
 
 def _space(arguments: argparse.Namespace) -> SearchSpace:
     if arguments.dataset is None and arguments.data is None:
         raise BadInput(f"name a dataset ({', '.join(search_spaces.names())}) or give --data FILE")
     if arguments.data is not None:
-        path = Path(arguments.data).expanduser()
-        if not path.exists():
-            raise BadInput(f"{path}: no such file")
-        name = arguments.dataset or get(arguments.family or "ndt").default_space
-        space = search_spaces.load(name)
-        data = {k: v for k, v in space.data.items() if k not in ("dataset", "generator", "options", "bin_ms")}
-        space = replace(space, data={**data, "path": str(path.resolve())}, name=path.stem)
+        space = search_spaces.load(arguments.dataset or get(arguments.family or DEFAULT_FAMILY).default_space)
+        data = get(space.family).own_data(arguments.data, space.data)
+        space = replace(space, data=data, name=_name(arguments.data))
     else:
         space = search_spaces.load(arguments.dataset)
     if arguments.family and arguments.family != space.family:
@@ -123,6 +141,14 @@ def _space(arguments: argparse.Namespace) -> SearchSpace:
     if not domains:
         raise BadInput("everything is fixed: nothing is left to search")
     return replace(space, fixed=fixed, space=domains)
+
+
+def _name(data: str) -> str:
+    """The study's name, where only data is given: what the file, folder or pattern is called."""
+    stem = re.sub(r"[^\w.-]+", "_", Path(data).expanduser().resolve().stem).strip("._-")
+    if not stem:
+        raise BadInput(f"--data {data}: gives the study no name; give it one with --study")
+    return stem
 
 
 def _number(value: Any) -> Any:

@@ -23,10 +23,12 @@ from filelock import FileLock
 
 from ground.files import atomic_path, sha256, write_json, write_text
 from ground.states import load_state, save_state
-from models.base import Diverged, Family, Learner
+from models.base import Diverged, Family, Learner, Place
+from studies import transfer
 from studies.results import DIVERGED, FAILED, FINISHED, OOM, read_result
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+REPORT_SECONDS = 1.0
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -38,16 +40,22 @@ def run_trial(
     folder: Path,
     family: Family,
     settings: Mapping[str, Any],
-    data: Any,
-    device: str,
+    load: Callable[[], Any],
+    place: Place,
     seed: int,
     report: Report,
     checkpoint_seconds: float = 30.0,
+    init: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Train one model to its end, keeping its best snapshots, and write `result.json`.
 
     An interrupted trial goes on from `last.safetensors`, to the very end it would have reached. One that was
-    already finished is only reported.
+    already finished is only reported. Whatever else goes wrong, in the model, its data or their files, is the
+    trial's end with its reason, never the search's; the traceback is in `error.txt`.
+
+    Args:
+        load: gives the data.
+        init: the snapshot whose weights this one begins with, as study.json has it.
 
     Raises:
         DiskFull: nothing is lost, nothing half-written is left.
@@ -55,10 +63,10 @@ def run_trial(
     with FileLock(folder / ".lock", timeout=120):  # a worker of a killed driver may live a moment longer
         result = read_result(folder)
         if result is None:
+            keeper = Keeper(folder, family, settings, place)
             try:
-                result = _train(folder, family, settings, data, device, seed, report, checkpoint_seconds)
-                write_json(folder / "result.json", result)
-                (folder / "last.safetensors").unlink(missing_ok=True)
+                result = _train(keeper, load, seed, report, checkpoint_seconds, init)
+                keeper.end(result)
             except OSError as error:
                 if error.errno in NO_SPACE:
                     raise DiskFull(error.errno, f"no space left on the disk of {folder}") from None
@@ -72,29 +80,33 @@ def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _train(
-    folder: Path,
-    family: Family,
-    settings: Mapping[str, Any],
-    data: Any,
-    device: str,
+    keeper: Keeper,
+    load: Callable[[], Any],
     seed: int,
     report: Report,
     checkpoint_seconds: float,
+    init: Mapping[str, str] | None,
 ) -> dict[str, Any]:
-    keeper = Keeper(folder, family, settings)
+    family = keeper.family
     try:
-        learner = family.learner(settings, data, device, seed)
+        learner = family.learner(keeper.settings, load(), keeper.place, seed)
+        start = transfer.snapshot(init)
+        if start is not None:
+            learner.start_from(load_state(start, keeper.place.device)["weights"])
         keeper.resume(learner)
-        saved = time.monotonic()
+        saved = told = time.monotonic()
         while not learner.done:
-            metrics = learner.train_epoch()
-            if learner.due or learner.done:
+            metrics = learner.train_piece()
+            validated = learner.due or learner.done
+            if validated:
                 metrics.update(learner.validate())
                 keeper.note(learner, metrics)
-                if time.monotonic() - saved >= checkpoint_seconds:
-                    keeper.checkpoint(learner)
-                    saved = time.monotonic()
-                report({**metrics, "progress": learner.progress, "epoch": len(keeper.rows), "objectives": keeper.best})
+            if time.monotonic() - saved >= checkpoint_seconds:
+                keeper.checkpoint(learner)
+                saved = time.monotonic()
+            if validated or time.monotonic() - told >= REPORT_SECONDS:
+                told = time.monotonic()
+                report({**metrics, "progress": learner.progress, "step": learner.steps, "objectives": keeper.best})
         if math.isnan(keeper.best.get(family.metric.name, math.nan)):
             return keeper.result(DIVERGED, f"{family.metric.name} was never a finite number")
         return keeper.result(FINISHED, "")
@@ -102,20 +114,21 @@ def _train(
         return keeper.result(DIVERGED, str(error))
     except (torch.cuda.OutOfMemoryError, MemoryError) as error:
         return keeper.result(OOM, (str(error).splitlines() or ["out of memory"])[0])
-    except OSError:
-        raise
-    except Exception as error:  # whatever a model does wrong is the trial's end, never the search's
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise
         if "can't allocate memory" in str(error) or "not enough memory" in str(error):
             return keeper.result(OOM, str(error).splitlines()[0])
-        write_text(folder / "error.txt", traceback.format_exc())
-        return keeper.result(FAILED, f"{type(error).__name__}: {error}".splitlines()[0])
+        keeper.explain(traceback.format_exc())
+        return keeper.result(FAILED, (f"{type(error).__name__}: {error}".splitlines() or [""])[0])
 
 
 class Keeper:
-    """Writes what a trial leaves behind: metrics, snapshots, the point to go on from."""
+    """Writes what a trial leaves behind: metrics, snapshots, the point to go on from. Of several ranks only the first
+    writes."""
 
-    def __init__(self, folder: Path, family: Family, settings: Mapping[str, Any]) -> None:
-        self.folder, self.family, self.settings = folder, family, dict(settings)
+    def __init__(self, folder: Path, family: Family, settings: Mapping[str, Any], place: Place) -> None:
+        self.folder, self.family, self.settings, self.place = folder, family, dict(settings), place
         self.rows: list[dict[str, float]] = []
         self.best: dict[str, float] = {}
         self._before = 0.0
@@ -136,14 +149,18 @@ class Keeper:
         self.best = dict(state["best"])
 
     def checkpoint(self, learner: Learner) -> None:
+        if self.place.rank:
+            return
         save_state(
             self.folder / "last.safetensors",
             {"learner": learner.state(), "rows": self.rows, "best": self.best, "seconds": self.seconds},
         )
 
     def note(self, learner: Learner, metrics: Mapping[str, float]) -> None:
-        row = {"epoch": learner.epochs, "seconds": round(self.seconds, 2), **metrics}
+        row = {"step": learner.steps, "seconds": round(self.seconds, 2), **metrics}
         self.rows.append(row)
+        if self.place.rank:
+            return
         with atomic_path(self.folder / "metrics.csv") as path:
             pd.DataFrame(self.rows).to_csv(path, index=False)
         weights: dict[str, Any] | None = None
@@ -166,11 +183,20 @@ class Keeper:
         if self._board is None:
             from tensorboardX import SummaryWriter
 
-            self._board = SummaryWriter(str(self.folder / "tb"), purge_step=int(row["epoch"]))
+            self._board = SummaryWriter(str(self.folder / "tb"), purge_step=int(row["step"]))
         for name, value in row.items():
-            if name != "epoch" and math.isfinite(value):
-                self._board.add_scalar(name, value, int(row["epoch"]))
+            if name != "step" and math.isfinite(value):
+                self._board.add_scalar(name, value, int(row["step"]))
         self._board.flush()
+
+    def explain(self, trace: str) -> None:
+        if not self.place.rank:
+            write_text(self.folder / "error.txt", trace)
+
+    def end(self, result: Mapping[str, Any]) -> None:
+        if not self.place.rank:
+            write_json(self.folder / "result.json", result)
+            (self.folder / "last.safetensors").unlink(missing_ok=True)
 
     def result(self, status: str, reason: str) -> dict[str, Any]:
         if self._board is not None:

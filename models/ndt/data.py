@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
 
 LARGEST_COUNT = 1000  # more spikes in one bin than any neuron fires
+_WHOLE, _SAMPLED = 64 * 2**20, 256  # bytes that a fingerprint reads whole; trials of what is larger
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Spikes:
     @property
     def trials(self) -> int:
         return int(self.heldin.shape[0])
+
+    def take(self, trials: np.ndarray) -> Spikes:
+        """The same of some trials."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: array[trials] for name, array in arrays.items() if array is not None})
 
     @property
     def forward(self) -> np.ndarray | None:
@@ -76,16 +82,6 @@ class SpikeData:
     def for_training_trials(self) -> SpikeData:
         """The same data with the training trials in the place of the evaluated ones."""
         return replace(self, eval=self.train)
-
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for part in (self.train, self.eval):
-            for name in ("heldin", "heldout", "heldin_forward", "heldout_forward"):
-                array = getattr(part, name)
-                digest.update(repr((name, None if array is None else array.shape)).encode())
-                if array is not None:
-                    digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
 
 
 def load_h5(path: Path, phase: str = "val", heldout_share: float = 0.25) -> SpikeData:
@@ -215,25 +211,55 @@ def _lfads(file: h5py.File, path: Path, share: float) -> SpikeData:
 
 
 def load(config: Mapping[str, Any], phase: str) -> SpikeData:
-    """The data of a search space's `data` block.
+    """The data of a search space's `data` block (see `file_of`)."""
+    return load_h5(file_of(config, phase), phase, float(config.get("heldout_share", 0.25)))
 
-    `path` names a file; `generator: lorenz` makes one; `dataset` names one of the NLB datasets, whose file is
+
+def file_of(config: Mapping[str, Any], phase: str) -> Path:
+    """The file that a `data` block means.
+
+    `path` names one; `generator: lorenz` makes one; `dataset` names one of the NLB datasets, whose file is
     prepared on demand from the raw NWB.
+
+    Raises:
+        BadInput: the block names none of them, or something unknown.
     """
     known = {"path", "generator", "dataset", "heldout_share", "bin_ms", "options"}
     unknown = sorted(set(config) - known)
     if unknown:
         raise BadInput(f"unknown data key {unknown[0]}; known are {', '.join(sorted(known))}")
     if "path" in config:
-        return load_h5(Path(config["path"]).expanduser(), phase, float(config.get("heldout_share", 0.25)))
+        return Path(config["path"]).expanduser()
     if config.get("generator") == "lorenz":
         from models.ndt import lorenz
 
-        return load_h5(lorenz.ensure(config.get("options") or {}), phase)
+        return lorenz.ensure(config.get("options") or {})
     if "generator" in config:
         raise BadInput(f"unknown generator {config['generator']!r}; there is lorenz")
     if "dataset" in config:
         from models.ndt import prepare
 
-        return load_h5(prepare.ensure(str(config["dataset"]), phase, int(config.get("bin_ms", 5))), phase)
+        return prepare.ensure(str(config["dataset"]), phase, int(config.get("bin_ms", 5)))
     raise BadInput("the data block names neither path, dataset nor generator")
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """A digest of the counts that a `data` block means: each array's shape and type, and its content.
+
+    Small arrays count whole, of larger ones a few hundred trials, spread evenly.
+    """
+    path = file_of(config, "val")
+    digest = hashlib.sha256(repr(config.get("heldout_share")).encode())
+    with reading_hdf5(path) as file:
+        for name in sorted(file):
+            dataset = file[name]
+            if not isinstance(dataset, h5py.Dataset) or "_data" not in name:
+                continue
+            digest.update(repr((name, dataset.shape, str(dataset.dtype))).encode())
+            rows = dataset.shape[0] if dataset.ndim else 0
+            if dataset.nbytes <= _WHOLE or rows <= _SAMPLED:
+                digest.update(np.ascontiguousarray(dataset[()]).tobytes())
+            else:
+                chosen = np.unique(np.linspace(0, rows - 1, _SAMPLED).astype(int))
+                digest.update(np.ascontiguousarray(dataset[chosen]).tobytes())
+    return digest.hexdigest()

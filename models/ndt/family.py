@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,15 @@ import numpy as np
 import torch
 
 from ground.errors import BadInput
-from models.base import Family, Metric, Prediction
+from models.base import Family, Metric, Place, Prediction, Predictor
 from models.ndt import config as settings
 from models.ndt import original
-from models.ndt.data import SpikeData, load, open_h5
-from models.ndt.learner import NDTLearner, Predictor
-from models.ndt.metrics import bits_per_spike
-from models.ndt.network import NDT
+from models.ndt.data import SpikeData, fingerprint, load, open_h5
+from models.ndt.folders import FOLDERS
+from models.ndt.learner import NDTLearner
+from models.ndt.learner import Predictor as SpikePredictor
+from models.ndt.metrics import CoBps
+from models.ndt.network import build
 from models.ndt.submission import submission_arrays, write_submission
 
 
@@ -31,57 +33,74 @@ class NDTFamily(Family):
         "lfve": Metric("unmasked_loss", "min", "loss with nothing masked"),
     }
     default_space = "ndt"
+    folders = FOLDERS
+    environment = ("NLB_HOME",)
+
+    @property
+    def studies_folder(self) -> str:
+        return "neural-data-transformer"  # the original program's
 
     def load(self, config: Mapping[str, Any], phase: str) -> SpikeData:
         return load(config, phase)
 
+    def own_data(self, path: str, block: Mapping[str, Any]) -> dict[str, Any]:
+        file = super().own_data(path, {k: v for k, v in block.items() if k == "heldout_share"})
+        if not Path(file["path"]).is_file():
+            raise BadInput(f"{path}: is a folder; an HDF5 file of spike counts is wanted")
+        return file
+
     def open(self, path: Path, phase: str) -> SpikeData:
         return open_h5(path)
 
-    def fingerprint(self, data: SpikeData) -> str:
-        return data.fingerprint()
+    def fingerprint(self, config: Mapping[str, Any]) -> str:
+        return fingerprint(config)
+
+    def subset(self, data: SpikeData, samples: np.ndarray) -> SpikeData:
+        return replace(data, eval=data.eval.take(samples))
 
     def check(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return settings.resolve(config)
 
-    def learner(self, config: Mapping[str, Any], data: SpikeData, device: str, seed: int) -> NDTLearner:
-        return NDTLearner(settings.resolve(config), data, device, seed)
+    def learner(self, config: Mapping[str, Any], data: SpikeData, place: Place, seed: int) -> NDTLearner:
+        return NDTLearner(settings.resolve(config), data, place, seed)
 
-    def restore(
-        self, config: Mapping[str, Any], weights: Mapping[str, Any], device: str
-    ) -> Callable[[Any], Prediction]:
-        network = build(config, weights, device)
-        return Predictor(network, weights["max_spikes"])
+    def restore(self, config: Mapping[str, Any], weights: Mapping[str, Any], place: Place) -> Predictor:
+        network = build(config, weights, place.device)
+        return SpikePredictor(network, weights["max_spikes"], weights["bins"], weights["heldin_units"], place.batch)
 
-    def predict_many(self, members: Sequence[Callable[[Any], Prediction]], data: SpikeData) -> list[Prediction]:
+    def predict_many(self, members: Sequence[Predictor], data: SpikeData, place: Place) -> Iterator[Prediction]:
         """Members side by side, one core each: on a CPU that beats one member on all cores."""
-        workers = min(len(members), len(os.sched_getaffinity(0)))
-        on_cpu = all(isinstance(m, Predictor) and m.device.type == "cpu" for m in members)
-        if workers < 2 or not on_cpu:
-            return super().predict_many(members, data)
+        workers = min(len(members), place.threads)
+        if workers < 2 or place.device != "cpu":
+            yield from super().predict_many(members, data, place)
+            return
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                return list(pool.map(lambda member: member(data), members))
+                yield from pool.map(lambda member: member(data), members)
         finally:
             torch.set_num_threads(threads)
 
     def truth(self, data: SpikeData) -> Prediction:
         if data.eval.heldout is None:
             raise BadInput(f"{data.source}: holds no held-out spikes to score against")
-        return {"eval_rates_heldout": data.eval.heldout}
+        return {CoBps.NAME: data.eval.heldout}
 
-    def scored(self) -> Sequence[str]:
-        return ("eval_rates_heldout",)
+    def scorer(self, truth: Mapping[str, np.ndarray]) -> CoBps:
+        return CoBps(truth[CoBps.NAME])
 
-    def score(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> float:
-        return bits_per_spike(prediction["eval_rates_heldout"], truth["eval_rates_heldout"])
+    def describe(self, data: SpikeData) -> dict[str, str]:
+        return {
+            "trials": f"{data.train.trials} training, {data.eval.trials} validation",
+            "bins": f"{data.bins} observed, {data.forward_bins} forward",
+            "units": f"{data.heldin_units} held-in, {data.heldout_units} held-out",
+        }
 
-    def import_checkpoint(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        return original.convert(path)
+    def import_checkpoint(self, path: Path, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        return original.convert(path, dataset)
 
-    def submission(self, predict: Callable[[Any], Prediction], config: Mapping[str, Any], out: Path) -> str | None:
+    def submission(self, predict: Predictor, config: Mapping[str, Any], out: Path) -> str | None:
         if "dataset" not in config:
             return None
         try:
@@ -95,17 +114,3 @@ class NDTFamily(Family):
         from models.ndt import plots
 
         return plots.pictures(data, prediction)
-
-
-def build(config: Mapping[str, Any], weights: Mapping[str, Any], device: str) -> NDT:
-    """A network holding `weights`, ready to predict; its initial weights are never drawn."""
-    with torch.device("meta"):
-        network = NDT(
-            settings.resolve(config), weights["length"], weights["units"], weights["max_spikes"], initialize=False
-        )
-    positions = weights["network"].get("pos_encoder.pos_embedding.weight")
-    if positions is not None and network.pos_encoder.learnable:
-        # a saved table may hold more rows than there are bins; the saved `pe` says which are used
-        network.pos_encoder.pos_embedding = torch.nn.Embedding(positions.shape[0], positions.shape[1], device="meta")
-    network.load_state_dict(weights["network"], assign=True)
-    return network.to(device).eval()

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import Diverged, Learner, Metric, Prediction
+from ground.errors import BadInput
+from models.base import Diverged, Learner, Metric, Place, Prediction
 from models.ndt.attention import RandomBits
 from models.ndt.data import SpikeData, Spikes
 from models.ndt.masking import Masker
@@ -25,18 +26,18 @@ PREDICT_BATCH = 64
 
 
 class NDTLearner(Learner):
-    """One NDT in training. `train_epoch` is one update in the original's words.
+    """One NDT in training. `train_piece` is one update in the original's words.
 
     Args:
         config: complete settings (`config.resolve`).
         data: train and eval trials.
-        device: "cpu" or "cuda".
+        place: where it runs.
         seed: fixes initial weights, order of trials, masks and dropout.
     """
 
-    def __init__(self, config: Mapping[str, Any], data: SpikeData, device: str, seed: int) -> None:
+    def __init__(self, config: Mapping[str, Any], data: SpikeData, place: Place, seed: int) -> None:
         self.config = dict(config)
-        self.device = torch.device(device)
+        self.device = torch.device(place.device)
         self.seed = seed
         train = data.train
         count = max(1, round(train.trials * config["DATA.RANDOM_SUBSET_TRIALS"]))
@@ -96,7 +97,7 @@ class NDTLearner(Learner):
         return waits and self.update - self._best_update > self.config["TRAIN.PATIENCE"]
 
     @property
-    def epochs(self) -> int:
+    def steps(self) -> int:
         return self.update
 
     @property
@@ -143,7 +144,7 @@ class NDTLearner(Learner):
             loss = loss + scale * losses[~counted].mean()
         return loss
 
-    def train_epoch(self) -> dict[str, float]:
+    def train_piece(self) -> dict[str, float]:
         config = self.config
         self.network.train()
         lr = config["TRAIN.LR.INIT"]
@@ -271,15 +272,32 @@ class NDTLearner(Learner):
             "max_spikes": self.max_spikes,
         }
 
+    def start_from(self, weights: Mapping[str, Any]) -> None:
+        try:
+            self.network.load_state_dict(weights["network"])
+        except (KeyError, RuntimeError) as error:
+            reason = [line.strip() for line in str(error).splitlines()][-1][:160]
+            raise BadInput(f"INIT: the snapshot's network does not fit this trial's ({reason})") from None
+
     def predict(self, data: SpikeData) -> Prediction:
-        return Predictor(self.network, self.max_spikes)(data)
+        return Predictor(self.network, self.max_spikes, self.bins, self.heldin_units)(data)
 
 
 class Predictor:
-    """A trained network as a function from data to rates."""
+    """A trained network as a function from data to rates.
 
-    def __init__(self, network: NDT, max_spikes: int) -> None:
+    Args:
+        network: in evaluation mode.
+        max_spikes: held-in counts are clipped to it.
+        bins, heldin_units: the observed bins and held-in units it was trained on; the rest of its output is
+            forward bins and held-out units.
+        batch: trials at a time.
+    """
+
+    def __init__(self, network: NDT, max_spikes: int, bins: int, heldin_units: int, batch: int | None = None) -> None:
         self.network, self.max_spikes = network, max_spikes
+        self.bins, self.heldin_units = bins, heldin_units
+        self.batch = batch or PREDICT_BATCH
 
     @property
     def device(self) -> torch.device:
@@ -289,24 +307,24 @@ class Predictor:
         """Rates (expected spikes a bin, float32) of the eval trials, under the names of NLB submissions.
 
         Raises:
-            ValueError: the trials do not fit the network's bins or units.
+            BadInput: the trials are not of the bins and held-in units that the network was trained on.
         """
         network = self.network
         heldin = data.eval.heldin
         trials, bins, units = heldin.shape
-        if units > network.units or bins > network.length:
-            raise ValueError(
-                f"trials of {bins} bins x {units} held-in units do not fit "
-                f"a network of {network.length} x {network.units}"
+        if (bins, units) != (self.bins, self.heldin_units):
+            raise BadInput(
+                f"{data.source}: trials of {bins} bins x {units} held-in units do not fit a network trained on "
+                f"{self.bins} bins x {self.heldin_units} held-in units"
             )
         network.eval()
         device = self.device
         rates = np.empty((trials, network.length, network.units), dtype=np.float32)
         with torch.inference_mode():
-            for start in range(0, trials, PREDICT_BATCH):
-                part = torch.from_numpy(heldin[start : start + PREDICT_BATCH]).clamp(max=self.max_spikes).to(device)
+            for start in range(0, trials, self.batch):
+                part = torch.from_numpy(heldin[start : start + self.batch]).clamp(max=self.max_spikes).to(device)
                 padded = F.pad(part, (0, network.units - units, 0, network.length - bins))
-                rates[start : start + PREDICT_BATCH] = network.rates(network(padded)).float().cpu().numpy()
+                rates[start : start + self.batch] = network.rates(network(padded)).float().cpu().numpy()
         return split_rates(rates, bins, units)
 
 

@@ -19,7 +19,8 @@ from scipy.integrate import solve_ivp
 
 from ground.errors import BadInput
 from ground.files import atomic_path
-from ground.paths import cache_dir
+from ground.paths import made
+from models.ndt.folders import folder
 
 DEFAULTS: dict[str, int | float] = {
     "conditions": 30,
@@ -81,7 +82,7 @@ def _flow(_t: float, y: np.ndarray) -> list[float]:
 def ensure(options: Mapping[str, Any]) -> Path:
     """The file of these options in NDT_CACHE_DIR, generated if it is not there yet."""
     key = hashlib.sha256(json.dumps({**DEFAULTS, **options}, sort_keys=True).encode()).hexdigest()[:8]
-    path = cache_dir("NDT_CACHE_DIR") / f"lorenz_{key}_train.h5"
+    path = made(folder("NDT_CACHE_DIR")) / f"lorenz_{key}_train.h5"
     if not path.exists():
         arrays = generate(options)
         with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:

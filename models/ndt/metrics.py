@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from models.base import Prediction, Scorer
 
 ZERO_RATE = 1e-9  # what nlb_tools puts in place of a zero rate
 
@@ -42,6 +45,72 @@ def _gain(rates: np.ndarray, null: np.ndarray, spikes: np.ndarray) -> float:
     null = np.where(null == 0, ZERO_RATE, null)
     fired = spikes > 0
     return float(null.sum() - rates.sum() + (spikes[fired] * np.log(rates[fired] / null[fired])).sum())
+
+
+class CoBps(Scorer):
+    """Co-smoothing bits per spike of the held-out rates, prepared for one truth.
+
+    Logarithms are needed only where spikes fell, and the null model is a constant: what is kept of a prediction is
+    its rates at those entries (`fired`) and its sum over each trial (`mass`). Both are linear in the rates.
+
+    Args:
+        spikes: held-out counts (trials, bins, units); NaN entries do not count.
+    """
+
+    NAME = "eval_rates_heldout"
+
+    def __init__(self, spikes: np.ndarray) -> None:
+        self._counted = ~np.isnan(spikes)
+        self._all = bool(self._counted.all())
+        self._at = np.nonzero(np.nan_to_num(spikes) > 0)
+        self._spikes = spikes[self._at].astype(np.float64)
+        self._entries = self._counted.sum(1, dtype=np.float64)  # (trials, units)
+        self._sums: np.ndarray = np.asarray(np.nansum(spikes, axis=1, dtype=np.float64))
+        self._shape = spikes.shape
+        self.samples = len(spikes)
+        self.rows = {"fired": self._at[0]}
+        self._prepare()
+
+    def _prepare(self) -> None:
+        spikes, entries = self._sums.sum(0), self._entries.sum(0)
+        self._total = float(spikes.sum())
+        null = np.divide(spikes, entries, out=np.zeros_like(spikes), where=entries > 0)
+        null[null == 0] = ZERO_RATE
+        self._null = float((null * entries).sum() - (spikes * np.log(null)).sum())
+
+    def reduce(self, prediction: Mapping[str, np.ndarray]) -> Prediction:
+        rates = np.asarray(prediction[self.NAME])
+        if rates.shape != self._shape:
+            raise ValueError(f"rates {rates.shape} and spikes {self._shape} differ in shape")
+        fired = rates[self._at]
+        if not self._all:
+            rates = np.where(self._counted, rates, 0.0)
+        mass = rates.sum((1, 2), dtype=np.float64)
+        if not np.isfinite(mass).all() or (rates < 0).any():
+            mass = np.full_like(mass, np.nan)
+        return {"fired": np.where(fired == 0, np.float32(ZERO_RATE), fired), "mass": mass}
+
+    def score(self, reduced: Mapping[str, np.ndarray]) -> float:
+        if self._total <= 0:
+            return math.nan
+        # log(k!) is in both likelihoods and cancels
+        likely = float(self._spikes @ np.log(reduced["fired"].astype(np.float64)))
+        return (self._null + likely - float(reduced["mass"].sum())) / (self._total * math.log(2))
+
+    def take(self, samples: np.ndarray) -> CoBps:
+        part = object.__new__(CoBps)
+        chosen = np.isin(self.rows["fired"], samples)
+        place = np.full(self.samples, -1)
+        place[samples] = np.arange(len(samples))
+        trial, *rest = (axis[chosen] for axis in self._at)
+        part._at = (place[trial], *rest)
+        part._spikes = self._spikes[chosen]
+        part._counted, part._all = self._counted[samples], self._all
+        part._entries, part._sums = self._entries[samples], self._sums[samples]
+        part._shape = (len(samples), *self._shape[1:])
+        part.samples, part.rows = len(samples), {"fired": part._at[0]}
+        part._prepare()
+        return part
 
 
 def bits_per_spike_tensor(rates: Tensor, spikes: Tensor) -> float:

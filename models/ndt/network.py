@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.ndt.attention import Band, Dropout, Linear, RandomBits, SelfAttention, make_band
+from models.ndt.config import resolve
 
 
 class ScaleNorm(nn.Module):
@@ -231,3 +232,15 @@ class NDT(nn.Module):
             support = torch.arange(self.counts, device=output.device, dtype=output.dtype)
             return (output.softmax(-1) * support).sum(-1)
         return output.exp() if self.config["MODEL.LOGRATE"] else output
+
+
+def build(config: Mapping[str, Any], weights: Mapping[str, Any], device: str) -> NDT:
+    """A network holding `weights`, ready to predict; its initial weights are never drawn."""
+    with torch.device("meta"):
+        network = NDT(resolve(config), weights["length"], weights["units"], weights["max_spikes"], initialize=False)
+    positions = weights["network"].get("pos_encoder.pos_embedding.weight")
+    if positions is not None and network.pos_encoder.learnable:
+        # a saved table may hold more rows than there are bins; the saved `pe` says which are used
+        network.pos_encoder.pos_embedding = nn.Embedding(positions.shape[0], positions.shape[1], device="meta")
+    network.load_state_dict(weights["network"], assign=True)
+    return network.to(device).eval()

@@ -19,6 +19,8 @@ import torch
 
 from ground.errors import BadInput
 from models.ndt import config as settings
+from models.ndt.network import build
+from models.ndt.prepare import known
 
 _STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 _ALLOWED = {
@@ -127,11 +129,13 @@ def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def convert(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def convert(path: Path, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings and weights of a published checkpoint, as `Family.restore` takes them.
 
+    The file says how many units and bins there are in all; which of them are held out and forward, the dataset does.
+
     Raises:
-        BadInput: as `load`, or weights that do not fit their settings.
+        BadInput: as `load`, weights that do not fit their settings, or another dataset's sizes.
     """
     content = load(path)
     if not isinstance(content["config"], Mapping) or not isinstance(content["state_dict"], Mapping):
@@ -142,9 +146,9 @@ def convert(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise BadInput(f"{path}: its state_dict entry {bad[0]} is no tensor")
     if any(not torch.isfinite(v).all() for v in state.values() if v.is_floating_point()):
         raise BadInput(f"{path}: its weights are not all finite")
-    known = {k: v for k, v in flatten(content["config"]).items() if k in settings.DEFAULTS}
+    given = {k: v for k, v in flatten(content["config"]).items() if k in settings.DEFAULTS}
     try:
-        config = settings.resolve(known)
+        config = settings.resolve(given)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
     weights = {
@@ -152,9 +156,9 @@ def convert(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         "length": int(content["trial_length"]),
         "units": int(content["num_neurons"]),
         "max_spikes": int(content["max_spikes"]),
+        "seed": int(content["config"].get("SEED", 0)),
+        **_observed(path, dataset, int(content["num_neurons"]), int(content["trial_length"])),
     }
-    from models.ndt.family import build
-
     try:
         build(config, weights, "cpu")
     except RuntimeError as error:
@@ -163,10 +167,24 @@ def convert(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, weights
 
 
-def subset_of_trials(config: Mapping[str, Any], trials: int) -> np.ndarray:
-    """The training trials an original run saw: with RANDOM_SUBSET_TRIALS below 1 a seeded part, in drawn order."""
+def _observed(path: Path, dataset: str, units: int, length: int) -> dict[str, int]:
+    source = known(dataset)
+    heldin = {sum(both): both[0] for both in source.units}
+    if units not in heldin or length <= source.forward:
+        raise BadInput(f"{path}: a network of {length} bins x {units} units is none of {dataset}")
+    return {"bins": length - source.forward, "heldin_units": heldin[units]}
+
+
+def subset_of_trials(config: Mapping[str, Any], seed: int, trials: int) -> np.ndarray:
+    """The training trials an original run saw: with RANDOM_SUBSET_TRIALS below 1 a part, in drawn order.
+
+    Args:
+        config: complete settings.
+        seed: the run's own (`config.SEED` of its checkpoint).
+        trials: how many training trials the dataset has.
+    """
     share = float(config["DATA.RANDOM_SUBSET_TRIALS"])
     if share >= 1:
         return np.arange(trials)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     return torch.randperm(trials, generator=generator)[: int(trials * share)].numpy()

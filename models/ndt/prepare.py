@@ -26,7 +26,8 @@ import numpy as np
 
 from ground.errors import BadInput
 from ground.files import atomic_path
-from ground.paths import cache_dir, folder
+from ground.paths import made
+from models.ndt.folders import folder
 
 
 @dataclass(frozen=True)
@@ -37,22 +38,24 @@ class Source:
         dandiset: its number in the DANDI archive.
         subject: the folder with its NWB files.
         bins, forward: at 5 ms.
+        units: (held-in, held-out) of each release.
     """
 
     dandiset: str
     subject: str
     bins: int
+    units: tuple[tuple[int, int], ...]
     forward: int = 40
 
 
 DATASETS = {
-    "mc_maze": Source("000128", "sub-Jenkins", 140),
-    "mc_rtt": Source("000129", "sub-Indy", 120),
-    "area2_bump": Source("000127", "sub-Han", 120),
-    "dmfc_rsg": Source("000130", "sub-Haydn", 300),
-    "mc_maze_large": Source("000138", "sub-Jenkins", 140),
-    "mc_maze_medium": Source("000139", "sub-Jenkins", 140),
-    "mc_maze_small": Source("000140", "sub-Jenkins", 140),
+    "mc_maze": Source("000128", "sub-Jenkins", 140, ((137, 45),)),
+    "mc_rtt": Source("000129", "sub-Indy", 120, ((98, 32),)),
+    "area2_bump": Source("000127", "sub-Han", 120, ((49, 16),)),
+    "dmfc_rsg": Source("000130", "sub-Haydn", 300, ((45, 15), (40, 14))),
+    "mc_maze_large": Source("000138", "sub-Jenkins", 140, ((122, 40),)),
+    "mc_maze_medium": Source("000139", "sub-Jenkins", 140, ((114, 38),)),
+    "mc_maze_small": Source("000140", "sub-Jenkins", 140, ((107, 35),)),
 }
 # recorded at 1 ms and needed for no tensor: most of an mc_maze session's memory beside the spikes
 _UNUSED_FIELDS = [
@@ -119,9 +122,9 @@ def _progress(text: str) -> None:
 
 def _write(dataset: str, phase: str, bin_ms: int, say: Callable[[str], None]) -> None:
     arrays, target = tensors(dataset, phase, bin_ms, say)
-    cache_dir("NDT_CACHE_DIR")
+    made(folder("NDT_CACHE_DIR"))
     if target is not None:
-        cache_dir("NLB_CACHE_DIR")
+        made(folder("NLB_CACHE_DIR"))
         with atomic_path(target_file(dataset, bin_ms)) as temporary, h5py.File(temporary, "w") as file:
             group = file.create_group(dataset + suffix(bin_ms))
             for name, array in target.items():

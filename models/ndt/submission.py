@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
 from ground.files import atomic_path
-from models.base import Prediction
+from models.base import Predictor
 from models.ndt.data import SpikeData
 
 ARRAYS = (
@@ -23,7 +22,7 @@ ARRAYS = (
 )
 
 
-def submission_arrays(predict: Callable[[Any], Prediction], data: SpikeData) -> dict[str, np.ndarray]:
+def submission_arrays(predict: Predictor, data: SpikeData) -> dict[str, np.ndarray]:
     """The six arrays, float32 (trials, bins, units); forward bins of training trials are not asked for."""
     arrays = dict(predict(data))
     trained = predict(data.for_training_trials())

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from nlb_tools.evaluation import bits_per_spike as reference_bits
 
 from benchmarks.plain_ndt import PlainLoop
 from ground.errors import BadInput
-from models.base import Family
+from models.base import Family, Place
+from models.conformance import Conformance, HoldsOut, Transfers
 from models.ndt.attention import Dropout, RandomBits, make_band
 from models.ndt.config import DEFAULTS, resolve
-from models.ndt.data import SpikeData, Spikes, load_h5
+from models.ndt.data import load_h5
 from models.ndt.learner import NDTLearner
 from models.ndt.masking import Masker
 from models.ndt.metrics import bits_per_spike, bits_per_spike_tensor, r2
@@ -26,10 +27,9 @@ from models.ndt.network import NDT
 from models.ndt.schedule import factor
 from models.registry import get
 from tests.conftest import TINY
-from tests.models.conformance import Conformance
 
 
-class TestConformance(Conformance):
+class TestConformance(Conformance, HoldsOut, Transfers):
     poison = {"TRAIN.LR.INIT": 1e30, "TRAIN.MAX_GRAD_NORM": 1e30}
     overfit = {"TRAIN.NUM_UPDATES": 60, "TRAIN.LR.INIT": 0.02, "MODEL.DROPOUT": 0.0, "MODEL.DROPOUT_RATES": 0.0,
                "MODEL.DROPOUT_EMBEDDING": 0.0, "MODEL.RATE_INIT": False}  # fmt: skip
@@ -43,11 +43,15 @@ class TestConformance(Conformance):
         return resolve(TINY)
 
     @pytest.fixture
-    def data(self, spikes: Path) -> SpikeData:
-        return load_h5(spikes)
+    def block(self, spikes: Path) -> dict[str, Any]:
+        return {"path": str(spikes)}
 
-    def part(self, data: SpikeData, rows: slice) -> SpikeData:
-        return replace(data, eval=Spikes(data.eval.heldin[rows]))
+    @pytest.fixture
+    def other_block(self, spikes: Path, tmp_path: Path) -> dict[str, Any]:
+        shutil.copy(spikes, tmp_path / "other.h5")
+        with h5py.File(tmp_path / "other.h5", "a") as file:
+            file["eval_data_heldout"][-1, -1, -1] += 1
+        return {"path": str(tmp_path / "other.h5")}
 
 
 VARIANTS = [
@@ -78,10 +82,10 @@ VARIANTS = [
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: ",".join(v))
 def test_every_setting_trains_and_predicts(variant: dict[str, Any], spikes: Path) -> None:
     data = load_h5(spikes)
-    learner = NDTLearner(resolve({**TINY, **variant}), data, "cpu", 0)
-    first = learner.train_epoch()["train_loss"]
+    learner = NDTLearner(resolve({**TINY, **variant}), data, Place(), 0)
+    first = learner.train_piece()["train_loss"]
     for _ in range(5):
-        last = learner.train_epoch()["train_loss"]
+        last = learner.train_piece()["train_loss"]
     assert np.isfinite([first, last]).all()
     metrics = learner.validate()
     assert {"co-bps", "fp-bps", "masked_loss", "unmasked_loss", "smth_masked_loss", "r2"} <= set(metrics)
@@ -213,9 +217,9 @@ def test_schedules() -> None:
 
 def test_early_stop_waits_for_patience(spikes: Path) -> None:
     stuck = {"TRAIN.LR.INIT": 0.0, "TRAIN.NUM_UPDATES": 500, "TRAIN.PATIENCE": 6, "TRAIN.EARLY_STOP": "co-bps"}
-    learner = NDTLearner(resolve({**TINY, **stuck}), load_h5(spikes), "cpu", 0)
+    learner = NDTLearner(resolve({**TINY, **stuck}), load_h5(spikes), Place(), 0)
     while not learner.done:
-        learner.train_epoch()
+        learner.train_piece()
         if learner.due:
             learner.validate()
     assert learner.update == 2 + 6 + 1
@@ -224,10 +228,10 @@ def test_early_stop_waits_for_patience(spikes: Path) -> None:
 def test_learns_more_than_the_mean_rate(spikes: Path) -> None:
     config = resolve({**TINY, "TRAIN.NUM_UPDATES": 60, "TRAIN.LR.INIT": 5e-3, "MODEL.NUM_LAYERS": 2,
                       "MODEL.DROPOUT": 0.1, "MODEL.DROPOUT_RATES": 0.1, "MODEL.DROPOUT_EMBEDDING": 0.0})  # fmt: skip
-    learner = NDTLearner(config, load_h5(spikes), "cpu", 0)
+    learner = NDTLearner(config, load_h5(spikes), Place(), 0)
     before = learner.validate()
     while not learner.done:
-        learner.train_epoch()
+        learner.train_piece()
     after = learner.validate()
     assert after["co-bps"] > before["co-bps"] + 0.02
 
@@ -244,8 +248,8 @@ def test_lfads_file(tmp_path: Path) -> None:
     assert (data.heldin_units, data.heldout_units, data.forward_bins) == (9, 3, 0)
     assert data.eval.truth is not None
     assert float(data.eval.truth.max()) == 0.5
-    learner = NDTLearner(resolve(TINY), data, "cpu", 0)
-    learner.train_epoch()
+    learner = NDTLearner(resolve(TINY), data, Place(), 0)
+    learner.train_piece()
     assert np.isfinite(learner.validate()["co-bps"])
 
 

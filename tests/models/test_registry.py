@@ -10,9 +10,9 @@ import pytest
 
 from ground.errors import BadInput
 from models import registry
-from models.base import Family
+from models.base import Family, Place
+from models.conformance import Conformance, HoldsOut, Transfers
 from tests.conftest import ROOT, run
-from tests.models.conformance import Conformance
 
 HERE = ROOT / "tests" / "families"
 ENV = {registry.EXTRA_FOLDERS: str(HERE), "CONCERT_SPACES": str(HERE)}
@@ -24,7 +24,7 @@ def family(monkeypatch: pytest.MonkeyPatch) -> Family:
     return registry.get("mean")
 
 
-class TestConformance(Conformance):
+class TestConformance(Conformance, HoldsOut, Transfers):
     poison = {"rate": 1e20, "epochs": 50}
     overfit = {"rate": 0.3, "epochs": 20}
 
@@ -33,12 +33,18 @@ class TestConformance(Conformance):
         return {"epochs": 6, "rate": 0.1}
 
     @pytest.fixture
-    def data(self) -> Any:
-        values = np.random.default_rng(0).normal(4.0, 1.0, 40)
-        return {"train": values[::2], "eval": values[1::2]}
+    def block(self, tmp_path: Path) -> dict[str, Any]:
+        np.savetxt(tmp_path / "values.txt", np.random.default_rng(0).normal(4.0, 1.0, 40))
+        return {"path": str(tmp_path / "values.txt")}
 
-    def part(self, data: Any, rows: slice) -> Any:
-        return {**data, "eval": data["eval"][rows]}
+    @pytest.fixture
+    def other_block(self, tmp_path: Path) -> dict[str, Any]:
+        np.savetxt(tmp_path / "other.txt", np.random.default_rng(1).normal(4.0, 1.0, 40))
+        return {"path": str(tmp_path / "other.txt")}
+
+    @pytest.fixture(autouse=True)
+    def spaces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CONCERT_SPACES", str(HERE))
 
 
 def test_one_folder_and_one_yaml_are_enough(tmp_path: Path, home: Path) -> None:
@@ -46,7 +52,7 @@ def test_one_folder_and_one_yaml_are_enough(tmp_path: Path, home: Path) -> None:
     done = run("run_hyperopt.py", "--data", tmp_path / "values.txt", "--family", "mean", "--workers", 2, env=ENV)
     assert done.returncode == 0, done.stderr
     assert "mse out of fold" in done.stdout
-    assert (home / "ray_results/neural-data-transformer/values/ensemble/ensemble.json").exists()
+    assert (home / "ray_results/mean/values/ensemble/ensemble.json").exists()
 
 
 def test_a_model_that_crashes_is_a_failed_trial(tmp_path: Path, home: Path) -> None:
@@ -55,7 +61,7 @@ def test_a_model_that_crashes_is_a_failed_trial(tmp_path: Path, home: Path) -> N
     done = run(*command, "--set", "crash=true", env=ENV)
     assert done.returncode == 1
     assert "not one trial succeeded (RuntimeError: as told)" in done.stderr
-    study = home / "ray_results/neural-data-transformer/values"
+    study = home / "ray_results/mean/values"
     assert (study / "models.csv").read_text().count("failed") == 2
     assert all("as told" in path.read_text() for path in study.glob("trials/*/error.txt"))
 
@@ -67,7 +73,7 @@ def test_running_out_of_memory_is_told(family: Family, tmp_path: Path, monkeypat
         raise MemoryError
 
     monkeypatch.setattr(type(family), "learner", too_much)
-    result = run_trial(tmp_path, family, {}, None, "cpu", 0, lambda metrics: None)
+    result = run_trial(tmp_path, family, {}, lambda: None, Place(), 0, lambda metrics: None)
     assert result["status"] == "oom"
 
 

@@ -182,6 +182,7 @@ def test_killed_drivers_lose_nothing(tiny_space: Path, tmp_path: Path) -> None:
 def test_interrupted_trial_ends_as_if_never_stopped(tiny_space: Path, tmp_path: Path) -> None:
     """The checkpoint to go on from is written often here; both studies must end in the same numbers."""
     from ground.states import load_state
+    from models.base import Place
     from models.registry import get
     from tuner.trial import run_trial
 
@@ -208,9 +209,11 @@ def test_interrupted_trial_ends_as_if_never_stopped(tiny_space: Path, tmp_path: 
         folder.mkdir()
         if name == "cut":
             with pytest.raises(KeyboardInterrupt):
-                run_trial(folder, family, settings, data, "cpu", 5, stop_in_the_middle, checkpoint_seconds=0)
+                run_trial(folder, family, settings, lambda: data, Place(), 5, stop_in_the_middle, checkpoint_seconds=0)
             assert (folder / "last.safetensors").exists()
-        result = run_trial(folder, family, settings, data, "cpu", 5, lambda metrics: None, checkpoint_seconds=0)
+        result = run_trial(
+            folder, family, settings, lambda: data, Place(), 5, lambda metrics: None, checkpoint_seconds=0
+        )
         ends[name] = (result["best"], load_state(folder / "best.safetensors")["weights"]["network"])
     assert ends["straight"][0] == ends["cut"][0]
     for key, tensor in ends["straight"][1].items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from ground.errors import BadInput
-from models.base import Diverged, Family, Learner, Metric, Prediction
+from models.base import ArrayScorer, Diverged, Family, Learner, Metric, Place, Prediction, Predictor
 
 
 class MeanLearner(Learner):
@@ -21,11 +22,13 @@ class MeanLearner(Learner):
         self.value = torch.tensor(float(np.random.default_rng(seed).normal()))
 
     done = property(lambda self: self.epoch >= self.config["epochs"])
-    epochs = property(lambda self: self.epoch)
+    steps = property(lambda self: self.epoch)
     due = property(lambda self: True)
     progress = property(lambda self: self.epoch / self.config["epochs"])
 
-    def train_epoch(self) -> dict[str, float]:
+    def train_piece(self) -> dict[str, float]:
+        if self.config.get("crash") == "disk":
+            raise FileNotFoundError(2, "the mount is gone", "/data/values.txt")
         loss = float(((self.value - self.train) ** 2).mean())
         if not np.isfinite(loss) or loss > 1e30:
             raise Diverged(f"loss {loss}")
@@ -47,6 +50,11 @@ class MeanLearner(Learner):
     def weights(self) -> dict[str, Any]:
         return {"value": self.value}
 
+    def start_from(self, weights: Mapping[str, Any]) -> None:
+        if "value" not in weights:
+            raise BadInput("INIT: no value to start from")
+        self.value = weights["value"]
+
     def predict(self, data: Any) -> Prediction:
         return {"value": np.full(len(data["eval"]), float(self.value))}
 
@@ -57,15 +65,15 @@ class MeanFamily(Family):
     snapshots = {"best": metric}
     default_space = "mean"
 
+    def fingerprint(self, config: Mapping[str, Any]) -> str:
+        return hashlib.sha256(Path(config["path"]).read_bytes()).hexdigest()
+
     def load(self, config: Mapping[str, Any], phase: str) -> Any:
-        path = Path(str(config.get("path", "")))
-        if not path.is_file():
-            raise BadInput(f"{path}: no such file")
-        values = np.loadtxt(path)
+        values = np.loadtxt(config["path"])
         return {"train": values[::2], "eval": values[1::2]}
 
-    def fingerprint(self, data: Any) -> str:
-        return str(float(data["train"].sum() + data["eval"].sum()))
+    def subset(self, data: Any, samples: np.ndarray) -> Any:
+        return {**data, "eval": data["eval"][samples]}
 
     def check(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         unknown = sorted(set(settings) - {"epochs", "rate", "crash"})
@@ -73,19 +81,17 @@ class MeanFamily(Family):
             raise BadInput(f"unknown setting {unknown[0]}")
         return {"epochs": 5, "rate": 0.1, **settings}
 
-    def learner(self, config: Mapping[str, Any], data: Any, device: str, seed: int) -> MeanLearner:
+    def learner(self, config: Mapping[str, Any], data: Any, place: Place, seed: int) -> MeanLearner:
         return MeanLearner(self.check(config), data, seed)
 
-    def restore(
-        self, config: Mapping[str, Any], weights: Mapping[str, Any], device: str
-    ) -> Callable[[Any], Prediction]:
+    def restore(self, config: Mapping[str, Any], weights: Mapping[str, Any], place: Place) -> Predictor:
         return lambda data: {"value": np.full(len(data["eval"]), float(weights["value"]))}
 
     def truth(self, data: Any) -> Prediction:
         return {"value": data["eval"]}
 
-    def score(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> float:
-        return float(((prediction["value"] - truth["value"]) ** 2).mean())
+    def scorer(self, truth: Mapping[str, np.ndarray]) -> ArrayScorer:
+        return ArrayScorer(truth, lambda prediction, true: float(((prediction["value"] - true["value"]) ** 2).mean()))
 
 
 FAMILY = MeanFamily()
