@@ -21,10 +21,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("dataset", help="mc_maze, mc_rtt, area2_bump, dmfc_rsg, mc_maze_{large,medium,small}")
+    parser.add_argument(
+        "dataset", help="of the NLB: mc_maze, mc_rtt, area2_bump, dmfc_rsg, mc_maze_{large,medium,small}"
+    )
     parser.add_argument("submission", type=Path, help="the submission's HDF5 file")
     parser.add_argument("--n", type=int, help="ensemble size (default: the published one)")
     parser.add_argument("--root", type=Path, help="checkpoints (default: SUBMISSION_VALIDATION_ROOT)")
+    parser.add_argument("--family", help="whose submission it is (default: the only family that validates any)")
     arguments = parser.parse_args(argv)
     from ground.exits import run_command
 
@@ -32,18 +35,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ensembles.validate import validate
-    from ground.paths import folder
+    from models.registry import choose
 
-    root = arguments.root or folder("SUBMISSION_VALIDATION_ROOT")
-    found, names = validate(arguments.dataset, arguments.submission, root, arguments.n)
-    print(f"{arguments.dataset}: mean of {len(names)} checkpoints: {', '.join(names)}")
+    family = choose("validate_submission", arguments.family)
+    given = arguments
+    found = family.validate_submission(given.dataset, given.submission, given.root, given.n, print)
     for difference in found:
-        print(f"DIFFERS {difference.tensor}: {difference.message}")
-    if found:
-        return 1
-    print("all six tensors agree")
-    return 0
+        print(f"DIFFERS {difference}")
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Download the benchmark's raw recordings and the published checkpoints."""
+"""Download the public recordings and published checkpoints that the model families know of."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 
 EXAMPLES = """
 examples:
+  python -m download list                      what there is, and where it goes
   python -m download data mc_maze_small        DANDI dandiset 000140 into NLB_DATA_RAW (default ~/nlb_2021/raw)
-  python -m download data                      all seven datasets
+  python -m download data --family ndt         all seven datasets of the NLB
   python -m download checkpoints               Zenodo record 5875246 into SUBMISSION_VALIDATION_ROOT
   python -m download checkpoints --from-file ae-nlb-2021-model-checkpoints.zip
 
-Both can be stopped and run again: what is complete is skipped, what is partial goes on.
+All can be stopped and run again: what is complete is skipped, what is partial goes on.
 """
 
 
@@ -25,17 +26,20 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    data = commands.add_parser("data", help="raw recordings from DANDI")
-    data.add_argument("datasets", nargs="*", metavar="DATASET", help="default: all seven")
-    data.add_argument("--url", help="the API of another DANDI instance or a mirror (default: DANDI's)")
-    data.add_argument("--root", type=Path, help="where to (default: NLB_DATA_RAW)")
-    data.add_argument("--quiet", action="store_true", help="no progress")
-    points = commands.add_parser("checkpoints", help="the published checkpoints from Zenodo")
+    listing = commands.add_parser("list", help="what there is, and where it goes")
+    data = commands.add_parser("data", help="raw recordings, e.g. from DANDI")
+    data.add_argument("names", nargs="*", metavar="DATASET", help="default: all that there are")
+    data.add_argument("--url", help="the API of another DANDI instance, or of a Zenodo record's mirror")
+    points = commands.add_parser("checkpoints", help="published checkpoints, e.g. from Zenodo")
+    points.add_argument("names", nargs="*", metavar="ARCHIVE", help="default: all that there are")
     points.add_argument("--url", help="API address of the record on a mirror (default: Zenodo's)")
-    points.add_argument("--from-file", type=Path, metavar="ZIP", help="a copy of the archive instead of a download")
-    points.add_argument("--root", type=Path, help="where to (default: SUBMISSION_VALIDATION_ROOT)")
-    points.add_argument("--keep-archive", action="store_true", help="keep the zip after unpacking")
-    points.add_argument("--quiet", action="store_true", help="no progress")
+    for command in (data, points):
+        command.add_argument("--from-file", type=Path, metavar="ZIP", help="a copy of the archive, no download")
+        command.add_argument("--root", type=Path, help="where to (default: see list)")
+        command.add_argument("--keep-archive", action="store_true", help="keep a zip after unpacking")
+        command.add_argument("--quiet", action="store_true", help="no progress")
+    for command in (listing, data, points):
+        command.add_argument("--family", help="what this model family knows of (default: any)")
     arguments = parser.parse_args(argv)
 
     from ground.exits import run_command
@@ -44,19 +48,34 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from download.sources import available, chosen, folder_of
+    from ground.errors import BadInput
+
+    if arguments.command == "list":
+        for family, source in available(family=arguments.family):
+            where = f"{source.kind} {source.identifier}"
+            print(f"{source.holds:12} {source.name:16} {family.name:12} {where}  ->  {folder_of(family, source)}")
+        return 0
+
     def say(text: str) -> None:
         if not arguments.quiet:
             print(text, flush=True)
 
-    if arguments.command == "data":
+    wanted = chosen(arguments.command, arguments.names, arguments.family, arguments.root)
+    archives = {source: root for source, root in wanted.items() if source.kind == "zenodo"}
+    dandisets = {source: root for source, root in wanted.items() if source.kind == "dandi"}
+    if arguments.from_file and (dandisets or len(archives) != 1):
+        raise BadInput("--from-file: is a copy of one archive; name which")
+    if arguments.url and archives and (dandisets or len(archives) > 1):
+        raise BadInput("--url: is the address of one archive, or of one DANDI; name what to download from it")
+    if dandisets:
         from download.dandi import recordings
 
-        recordings(arguments.datasets, arguments.url, arguments.root, arguments.quiet, say)
-    else:
-        from download.zenodo import RECORD, checkpoints
+        recordings(dandisets, arguments.url, arguments.quiet, say)
+    for source, root in archives.items():
+        from download.zenodo import archive
 
-        url = arguments.url or RECORD
-        checkpoints(url, arguments.from_file, arguments.root, arguments.keep_archive, arguments.quiet, say)
+        archive(source, root, arguments.url, arguments.from_file, arguments.keep_archive, arguments.quiet, say)
     return 0
 
 

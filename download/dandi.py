@@ -1,65 +1,63 @@
-"""The raw recordings: DANDI's dandisets, through DANDI's own client."""
+"""Recordings from DANDI, through DANDI's own client."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from download.http import DownloadFailed, gib, need_space
-from ground.paths import folder
-from models.ndt.prepare import DATASETS, known
+from ground.paths import made
+from models.base import Source
 
 os.environ.setdefault("DANDI_NO_ET", "1")  # no telemetry
 
 
 def recordings(
-    datasets: Sequence[str] = (),
+    wanted: Mapping[Source, Path],
     url: str | None = None,
-    root: Path | None = None,
     quiet: bool = False,
     say: Callable[[str], None] = print,
 ) -> list[Path]:
-    """Download datasets (default: all seven) to NLB_DATA_RAW/<dandiset>.
+    """Download each dandiset into a folder of its number below the folder that it is to go to.
 
     Files that are there and up to date stay (the client's `existing=refresh`); partial ones go on.
 
     Args:
+        wanted: what -> the folder.
         url: the API of another DANDI instance, e.g. a mirror's http://host/api.
 
     Raises:
-        BadInput: an unknown dataset, not enough disk.
+        BadInput: not enough disk.
         DownloadFailed: the archive does not answer or files did not arrive whole.
     """
-    wanted = {name: known(name) for name in (datasets or DATASETS)}
-    root = root or folder("NLB_DATA_RAW")
-    root.mkdir(parents=True, exist_ok=True)
     from dandi.dandiapi import DandiAPIClient
 
-    missing: dict[str, list[tuple[Path, int]]] = {}
+    expected: dict[Source, list[tuple[Path, int]]] = {}
     try:
         with DandiAPIClient(url) if url else DandiAPIClient() as client:
-            for name, source in wanted.items():
-                dandiset = client.get_dandiset(source.dandiset, lazy=False)
-                missing[name] = [
-                    (root / source.dandiset / asset.path, int(asset.size)) for asset in dandiset.get_assets()
-                ]
+            for source, root in wanted.items():
+                dandiset = client.get_dandiset(source.identifier, lazy=False)
+                place = root / source.identifier
+                expected[source] = [(place / asset.path, int(asset.size)) for asset in dandiset.get_assets()]
     except Exception as error:  # requests', the client's own and pydantic's: to a user all one thing
         raise DownloadFailed(f"DANDI does not answer as it should ({_line(error)})") from None
-    needed = sum(size for files in missing.values() for path, size in files if not _there(path, size))
-    need_space(root, needed, say, f"{len(wanted)} dataset{'s' if len(wanted) > 1 else ''}")
-    for name, source in wanted.items():
-        if all(_there(path, size) for path, size in missing[name]):
-            say(f"{name}: complete in {root / source.dandiset}")
-            continue
-        say(f"{name}: dandiset {source.dandiset}, {gib(sum(size for _, size in missing[name]))}")
-        _download(source.dandiset, url, root, quiet)
-        broken = [path for path, size in missing[name] if not _there(path, size)]
-        if broken:
-            raise DownloadFailed(f"{name}: {broken[0].name} did not arrive whole; the same command goes on")
-        say(f"{name}: complete in {root / source.dandiset}")
-    return [root / source.dandiset for source in wanted.values()]
+    for root in dict.fromkeys(wanted.values()):
+        here = [source for source in wanted if wanted[source] == root]
+        needed = sum(size for source in here for path, size in expected[source] if not _there(path, size))
+        need_space(made(root), needed, say, f"{len(here)} dataset{'s' if len(here) > 1 else ''}")
+    for source, root in wanted.items():
+        place = root / source.identifier
+        if not all(_there(path, size) for path, size in expected[source]):
+            total = sum(size for _, size in expected[source])
+            say(f"{source.name}: dandiset {source.identifier}, {gib(total)}")
+            _download(source.identifier, url, root, quiet)
+            broken = [path for path, size in expected[source] if not _there(path, size)]
+            if broken:
+                raise DownloadFailed(f"{source.name}: {broken[0].name} did not arrive whole; the same command goes on")
+        say(f"{source.name}: complete in {place}")
+    return [root / source.identifier for source, root in wanted.items()]
 
 
 def _there(path: Path, size: int) -> bool:

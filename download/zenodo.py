@@ -1,4 +1,4 @@
-"""The published checkpoints of AESMTE3: Zenodo record 5875246, downloaded, verified, unpacked."""
+"""Archives from Zenodo: downloaded, verified, unpacked."""
 
 from __future__ import annotations
 
@@ -10,61 +10,60 @@ from download.http import DownloadFailed, fetch, get_json, need_space, shown_pro
 from download.unpack import unpack
 from ground.errors import BadInput
 from ground.files import write_json
-from ground.paths import folder
+from models.base import Source
 
-RECORD = "https://zenodo.org/api/records/5875246"
-FILE = "ae-nlb-2021-model-checkpoints.zip"
-_DONE = ".complete.json"
+_DONE = ".{}.complete.json"  # beside what came out of an archive: of each its own
 
 
-def checkpoints(
-    url: str = RECORD,
+def archive(
+    source: Source,
+    root: Path,
+    url: str | None = None,
     from_file: Path | None = None,
-    root: Path | None = None,
     keep_archive: bool = False,
     quiet: bool = False,
     say: Callable[[str], None] = print,
     pause: float = 1.0,
 ) -> Path:
-    """Bring the checkpoints to SUBMISSION_VALIDATION_ROOT; what is complete is not fetched again.
+    """Bring the content of a record's archive to a folder; what is complete is not fetched again.
 
     Args:
-        url: a Zenodo record's API address, or a mirror's that answers alike.
-        from_file: a copy of the zip, in place of a download.
-        root: where they go.
+        source: which record, and which of its files.
+        root: where its content goes.
+        url: the record's API address on a mirror that answers alike.
+        from_file: a copy of the archive, in place of a download.
 
     Raises:
         BadInput: not enough disk, a refused or damaged archive.
         DownloadFailed: the server does not hand it over.
     """
-    root = root or folder("SUBMISSION_VALIDATION_ROOT")
     if from_file is not None:
         if not from_file.is_file():
             raise BadInput(f"{from_file}: no such file")
-        return _unpack(from_file, root, say, quiet, {"from": from_file.name})
-    record = get_json(url, pause)
-    size, checksum, link = _entry(record, url)
-    if _is_complete(root, checksum):
-        say(f"{root}: the checkpoints are complete")
+        return _unpack(from_file, root, source.file, say, quiet, {"from": from_file.name})
+    url = url or source.identifier
+    size, checksum, link = _entry(get_json(url, pause), url, source.file)
+    if _is_complete(root, source.file, checksum):
+        say(f"{root}: {source.name} is complete")
         return root
-    archive = root / FILE
-    there = archive.stat().st_size if archive.exists() else 0
-    part = archive.with_name(archive.name + ".part")
+    packed = root / source.file
+    there = packed.stat().st_size if packed.exists() else 0
+    part = packed.with_name(packed.name + ".part")
     there = max(there, part.stat().st_size if part.exists() else 0)
     # trained weights hardly compress: unpacked they take about as much again
     need_space(root, max(0, size - there) + round(1.1 * size), say, "the archive and its content")
-    with shown_progress(FILE, size, quiet) as progress:
-        fetch(link, archive, size, checksum, progress, pause)
-    _unpack(archive, root, say, quiet, {"checksum": checksum})
+    with shown_progress(source.file, size, quiet) as progress:
+        fetch(link, packed, size, checksum, progress, pause)
+    _unpack(packed, root, source.file, say, quiet, {"checksum": checksum})
     if not keep_archive:
-        archive.unlink()
+        packed.unlink()
     return root
 
 
-def _entry(record: object, url: str) -> tuple[int, str, str]:
+def _entry(record: object, url: str, file: str) -> tuple[int, str, str]:
     files = record.get("files") if isinstance(record, dict) else None
     for entry in files if isinstance(files, list) else []:
-        if isinstance(entry, dict) and entry.get("key", entry.get("filename")) == FILE:
+        if isinstance(entry, dict) and entry.get("key", entry.get("filename")) == file:
             try:
                 links = entry["links"]
                 link = links.get("self") or links.get("content") or links["download"]
@@ -76,12 +75,12 @@ def _entry(record: object, url: str) -> tuple[int, str, str]:
                 )
             except (KeyError, TypeError, ValueError, AttributeError):
                 break
-    raise DownloadFailed(f"{url}: the record names no usable {FILE}")
+    raise DownloadFailed(f"{url}: the record names no usable {file}")
 
 
-def _is_complete(root: Path, checksum: str) -> bool:
+def _is_complete(root: Path, file: str, checksum: str) -> bool:
     try:
-        done = json.loads((root / _DONE).read_text(encoding="utf-8"))
+        done = json.loads((root / _DONE.format(file)).read_text(encoding="utf-8"))
         files = done["files"]
         return done.get("checksum") == checksum and all(
             (root / name).is_file() and (root / name).stat().st_size == size for name, size in files.items()
@@ -90,12 +89,14 @@ def _is_complete(root: Path, checksum: str) -> bool:
         return False
 
 
-def _unpack(archive: Path, root: Path, say: Callable[[str], None], quiet: bool, source: dict[str, str]) -> Path:
+def _unpack(
+    archive: Path, root: Path, file: str, say: Callable[[str], None], quiet: bool, source: dict[str, str]
+) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     with shown_progress("unpacking", archive.stat().st_size, quiet) as progress:
         size = archive.stat().st_size
         files = unpack(archive, root, progress=lambda done, total: progress(round(size * done / max(total, 1))))
     sizes = {str(path.relative_to(root)): path.stat().st_size for path in files}
-    write_json(root / _DONE, {**source, "files": sizes})
+    write_json(root / _DONE.format(file), {**source, "files": sizes})
     say(f"{root}: {len(files)} files")
     return root

@@ -47,11 +47,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     predict.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     bring = commands.add_parser("import", help="turn a published archive of checkpoints into studies")
     bring.add_argument("archive", type=Path, help="the zip, or the folder it was unpacked to")
+    bring.add_argument("--family", help="whose checkpoints they are (default: the only family that imports any)")
     bring.add_argument("--suffix", default="-imported", help="added to each dataset's name (default -imported)")
     bring.add_argument("--overwrite", action="store_true", help="replace studies that are there already")
-    score = commands.add_parser("score", help="score with nlb_tools' own evaluation")
+    score = commands.add_parser("score", help="score by the field's own evaluation (of the NLB: nlb_tools)")
     score.add_argument("study", help="a study, an ensemble folder, or a submission's HDF5 file")
-    score.add_argument("--target", type=Path, help="EvalAI's target file: the FINAL TEST, never for selection")
+    score.add_argument(
+        "--target", type=Path, help="the truth (of the NLB: EvalAI's target file): the FINAL TEST, never for selection"
+    )
+    score.add_argument("--family", help="whose submission a file is (default: the only family that scores any)")
     score.add_argument("--json", action="store_true", help="as JSON")
     return parser.parse_args(argv)
 
@@ -105,7 +109,8 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _import(arguments: argparse.Namespace) -> int:
     from ensembles.archive import import_archive
 
-    studies = import_archive(arguments.archive, suffix=arguments.suffix, overwrite=arguments.overwrite, say=print)
+    given = arguments
+    studies = import_archive(given.archive, None, given.family, given.suffix, given.overwrite, say=print)
     for study in studies:
         print(f"{study.path}: build its ensemble with: python -m ensembles build {study.name} --rule topn")
     return 0
@@ -113,11 +118,10 @@ def _import(arguments: argparse.Namespace) -> int:
 
 def _score(arguments: argparse.Namespace) -> int:
     from ensembles.score import score
-    from studies.study import study_path
+    from studies.places import find
 
     given = Path(arguments.study).expanduser()
-    place = given if given.is_file() else study_path(arguments.study)
-    result = score(place, arguments.target)
+    result = score(given if given.is_file() else find(arguments.study), arguments.target, arguments.family)
     if arguments.json:
         print(json.dumps(result, indent=1))
         return 0

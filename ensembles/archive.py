@@ -14,41 +14,43 @@ import pandas as pd
 from download.unpack import unpack
 from ground.errors import BadInput
 from ground.files import sha256, write_json
-from ground.paths import folder
 from ground.states import save_state
 from models.base import Family
-from models.registry import get
+from models.registry import choose
 from studies import ledger
-from studies.study import FORMAT, Study, versions
+from studies.places import studies_home
+from studies.results import FINISHED
+from studies.study import FORMAT, Study, remove, versions
 
-NOT_SETTINGS = {"trial_id", "val_ckpt"}
+_NAMES = {"trial_id", "val_ckpt"}
 
 
 def import_archive(
     source: Path,
     home: Path | None = None,
-    family_name: str = "ndt",
+    family_name: str | None = None,
     suffix: str = "-imported",
     overwrite: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Study]:
-    """Turn each dataset folder (`models.csv` + `<trial_id>.<snapshot>.pth`) of an archive into a study.
+    """Turn each dataset folder (`models.csv` + `<trial_id>.<snapshot>.<ending>`) of an archive into a study.
 
     Args:
         source: the zip, the folder it was unpacked to, or one dataset's folder.
-        home: where studies go (default RAY_TUNE_HOME).
+        home: where studies go (default: where the family's studies lie).
+        family_name: whose checkpoints they are (default: of the only family that imports any).
         suffix: added to the dataset's name, so that an own search under that name is not touched.
 
     Raises:
         BadInput: no such archive, a damaged or refused checkpoint, a study that is there already.
     """
-    family = get(family_name)
-    home = home or folder("RAY_TUNE_HOME")
+    family = choose("import_checkpoint", family_name)
+    home = home or studies_home(family)
     if not source.exists():
         raise BadInput(f"{source}: no such archive")
     if source.is_file():
         with tempfile.TemporaryDirectory(prefix="concert-import-") as place:
-            unpack(source, Path(place))
+            unpack(source, Path(place), strip_top=False)  # the folders name the datasets
             return _import(Path(place), home, family, suffix, overwrite, say)
     return _import(source, home, family, suffix, overwrite, say)
 
@@ -56,7 +58,7 @@ def import_archive(
 def _import(
     root: Path, home: Path, family: Family, suffix: str, overwrite: bool, say: Callable[[str], None]
 ) -> list[Study]:
-    tables = sorted(root.rglob("models.csv"))
+    tables = sorted(root.resolve().rglob("models.csv"))
     if not tables:
         raise BadInput(f"{root}: holds no models.csv, so it is no archive of checkpoints")
     for table in tables:
@@ -70,20 +72,21 @@ def _import_dataset(source: Path, place: Path, family: Family, say: Callable[[st
     dataset = source.name
     frame = ledger.read(source / "models.csv")
     metric = family.metric.name
-    if metric not in frame:
-        raise BadInput(f"{source / 'models.csv'}: has no column {metric}")
-    settings_columns = [c for c in frame.columns if "." in c and c not in NOT_SETTINGS]
-    metric_columns = [c for c in frame.columns if c not in settings_columns and c not in NOT_SETTINGS]
+    if metric not in frame or frame.empty:
+        raise BadInput(f"{source / 'models.csv'}: ranks nothing by {metric}")
     say(f"{dataset}: importing {len(frame)} checkpoints")
+    settings = [name for name in frame if name not in _NAMES and _is_setting(family, str(name), frame[name])]
+    metrics = [name for name in frame.select_dtypes("number") if name not in settings]
     place.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
     try:
-        study = Study(new, _config(dataset, place.name, family, frame, settings_columns))
+        study = Study(new, _config(dataset, place.name, family, frame, settings))
         for number, (_, row) in enumerate(frame.iterrows()):
-            _import_checkpoint(study, source, row, number, settings_columns, metric_columns)
+            _import_checkpoint(study, source, row, number, settings, metrics)
         write_json(new / "study.json", study.config)
         new.chmod(0o755)
         if place.exists():
+            remove(place)
             shutil.rmtree(place)
         new.rename(place)
     finally:
@@ -93,13 +96,25 @@ def _import_dataset(source: Path, place: Path, family: Family, say: Callable[[st
     return study
 
 
+def _is_setting(family: Family, name: str, column: pd.Series[Any]) -> bool:
+    """Whether a column of models.csv is one of the family's settings and not a score."""
+    try:
+        family.check({} if column.isna().all() else {name: _plain(column.dropna().iloc[0])})
+    except BadInput:
+        return False
+    return True
+
+
 def _import_checkpoint(
     study: Study, source: Path, row: pd.Series[Any], number: int, settings: list[str], metrics: list[str]
 ) -> None:
     trial_id, snapshot = str(row["trial_id"]), str(row["val_ckpt"])
     if not trial_id.isalnum() or snapshot not in study.family.snapshots:
         raise BadInput(f"{source / 'models.csv'}: row {number} names no checkpoint ({trial_id}.{snapshot})")
-    config, weights = study.family.import_checkpoint(source / f"{trial_id}.{snapshot}.pth")
+    files = sorted(source.glob(f"{trial_id}.{snapshot}.*"))
+    if len(files) != 1:
+        raise BadInput(f"{source}: has {len(files)} files {trial_id}.{snapshot}.*, where one checkpoint is wanted")
+    config, weights = study.family.import_checkpoint(files[0], study.config["dataset"])
     trial = study.trials / trial_id
     if not (trial / "config.json").exists():
         searched = {name: _plain(row[name]) for name in settings if not _missing(row[name])}
@@ -111,7 +126,7 @@ def _import_checkpoint(
     best = {study.family.metric.name: values.get(study.family.metric.name)}
     write_json(
         trial / "result.json",
-        {"status": "finished", "reason": "imported", "seconds": None, "best": best, "metrics": values},
+        {"status": FINISHED, "reason": "imported", "seconds": None, "best": best, "metrics": values},
     )
 
 
@@ -129,12 +144,14 @@ def _config(dataset: str, name: str, family: Family, frame: pd.DataFrame, settin
         "name": name,
         "dataset": dataset,
         "family": family.name,
-        "data": {"dataset": dataset, "bin_ms": 5},
+        "data": family.imported_data(dataset),
         "fixed": {},
         "space": space,
         "seed": 0,
         "objective": family.metric.name,
         "fingerprint": None,
+        "holdout": None,
+        "init": None,
         "imported": True,
         "versions": versions(),
     }

@@ -81,13 +81,15 @@ class Source:
 
     Attributes:
         name: what the user calls it.
-        kind: "dandi" (a dandiset) or "zenodo" (one file of a record).
+        holds: what is in it, which is also the word after `python -m download`.
+        kind: "dandi" (a dandiset) or "zenodo" (one zip archive of a record, which is unpacked).
         identifier: the dandiset's number, or the record's API address.
-        folder: the environment variable (see `Family.folders`) of the folder where it goes.
-        file: the file of a Zenodo record.
+        folder: the environment variable (one of `Family.folders`) of the folder where it goes.
+        file: the archive in a Zenodo record.
     """
 
     name: str
+    holds: Literal["data", "checkpoints"]
     kind: Literal["dandi", "zenodo"]
     identifier: str
     folder: str
@@ -426,7 +428,7 @@ class Family(ABC):
 
         Args:
             predicted: the ensemble's predict function, or a submission's file.
-            config: the study's `data` block (empty for a file).
+            config: the study's `data` block (empty for a file that belongs to none).
             target: the truth of a final test; None for the validation phase.
             name: what to call a dataset that has no name.
 
@@ -447,12 +449,17 @@ class Family(ABC):
         return None
 
     def validate_submission(
-        self, dataset: str, submission: Path, root: Path | None, size: int | None
-    ) -> tuple[list[str], list[str]]:
+        self, dataset: str, submission: Path, root: Path | None, size: int | None, say: Callable[[str], None]
+    ) -> list[str]:
         """Recompute a published ensemble and compare a submission with it.
 
+        Args:
+            root: where the published checkpoints are (None: where `python -m download` puts them).
+            size: of the ensemble (None: the published one).
+            say: told what was compared with what.
+
         Returns:
-            A line for each array that differs, and the members' names.
+            A line for each array that differs; nothing if every number agrees.
 
         Raises:
             BadInput: anything is missing or damaged.

@@ -1,4 +1,4 @@
-"""List the search spaces, or write those of the NLB datasets in the original program's form."""
+"""List the search spaces, or write them in the form of the program that their family comes from."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m search_spaces", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="what can be searched by name")
-    write = commands.add_parser("generate", help="write <dataset>.yaml and <dataset>.json for the NLB datasets")
+    write = commands.add_parser(
+        "generate", help="write them in their original program's form (of the NDT: YAML + JSON)"
+    )
     write.add_argument("--into", type=Path, help="folder (default: CONFIG_DIR)")
+    write.add_argument("--family", help="of this model family only (default: of all that have such a form)")
     write.add_argument("--overwrite", action="store_true", help="replace files that are there")
     arguments = parser.parse_args(argv)
     from ground.exits import run_command
@@ -29,7 +32,7 @@ def _run(arguments: argparse.Namespace) -> int:
             space = search_spaces.load(name)
             print(f"{name:16} {space.family:6} {len(space.space):2} dimensions   {space.description}")
     else:
-        generate(arguments.into, arguments.overwrite)
+        generate(arguments.into, arguments.overwrite, family=arguments.family)
     return 0
 
 

@@ -1,63 +1,46 @@
-"""The spaces of the NLB datasets in the original program's two files: nested YAML template, JSON ranges."""
+"""Search spaces in the form of the program that a family comes from, for those who still use that."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from ground import paths
+from ground.errors import BadInput
 from ground.files import write_text
-from ground.paths import cache_dir
-from models.ndt.config import DEFAULTS
-from models.ndt.prepare import DATASETS
-from search_spaces.schema import Domain, SearchSpace, load
+from models.base import Family
+from models.registry import choose, having
+from search_spaces.schema import load, names
+
+FOLDER = "CONFIG_DIR"
+_HOOK = "original_space"
 
 
-def nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """{"MODEL.DROPOUT": .2} -> {MODEL: {DROPOUT: .2}}."""
-    tree: dict[str, Any] = {}
-    for name, value in flat.items():
-        at = tree
-        *path, last = name.split(".")
-        for part in path:
-            at = at.setdefault(part, {})
-        at[last] = value
-    return tree
+def generate(
+    into: Path | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = print,
+    family: str | None = None,
+) -> list[Path]:
+    """Write each search space whose family has such a form; what is there stays.
 
+    Args:
+        into: a folder (default: CONFIG_DIR).
+        family: of this family only.
 
-def template(space: SearchSpace) -> dict[str, Any]:
-    """Fixed settings, and the files that Concert's data step really writes."""
-    name = str(space.data["dataset"])
-    files = {"DATA.TRAIN_FILENAME": f"{name}_train.h5", "DATA.VAL_FILENAME": f"{name}_train.h5"}
-    return nested({**{k: DEFAULTS[k] for k in space.fixed if k in DEFAULTS}, **space.fixed, **files})
-
-
-def ranges(space: SearchSpace) -> dict[str, dict[str, Any]]:
-    return {name: _entry(domain) for name, domain in space.space.items()}
-
-
-def _entry(domain: Domain) -> dict[str, Any]:
-    if domain.kind == "choice":
-        return {"opts": list(domain.options), "sample_fn": "choice"}
-    low, high = (int(domain.low), int(domain.high)) if domain.integer else (domain.low, domain.high)
-    return {"low": low, "high": high, "sample_fn": domain.kind}
-
-
-def generate(folder: Path | None = None, overwrite: bool = False, say: Callable[[str], None] = print) -> list[Path]:
-    """Write <dataset>.yaml and <dataset>.json for each NLB dataset into CONFIG_DIR; what is there stays."""
-    folder = folder or cache_dir("CONFIG_DIR")
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name in DATASETS:
+    Raises:
+        BadInput: an unknown family or one without such a form.
+    """
+    families = {f.name: f for f in (having(_HOOK) if family is None else [choose(_HOOK, family)])}
+    written: list[Path] = []
+    for name in names():
         space = load(name)
-        files = {
-            folder / f"{name}.yaml": yaml.safe_dump(template(space), sort_keys=False),
-            folder / f"{name}.json": json.dumps(ranges(space), indent=2) + "\n",
-        }
-        for path, text in files.items():
+        if space.family not in families:
+            continue
+        domains = {setting: domain.to_json() for setting, domain in space.space.items()}
+        files = families[space.family].original_space(name, space.data, space.fixed, domains)
+        for file, text in files.items():
+            path = paths.made(into or _folder(families[space.family])) / file
             if path.exists() and not overwrite:
                 say(f"{path}: is there, left alone (--overwrite replaces it)")
                 continue
@@ -65,3 +48,9 @@ def generate(folder: Path | None = None, overwrite: bool = False, say: Callable[
             written.append(path)
             say(str(path))
     return written
+
+
+def _folder(family: Family) -> Path:
+    if FOLDER not in family.folders:
+        raise BadInput(f"family {family.name} has no {FOLDER}; name a folder with --into")
+    return paths.folder(FOLDER, family.folders[FOLDER])

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ground.errors import BadInput
 from ground.files import atomic_path, read_json
+from ground.tables import read_table
 from studies.results import RUNNING, USABLE, read_result
 from studies.study import Study
 
@@ -106,12 +106,4 @@ def read(path: Path) -> pd.DataFrame:
     Raises:
         BadInput: no such file, or not such a table.
     """
-    try:
-        frame = pd.read_csv(path, index_col=0, dtype={"trial_id": str, "val_ckpt": str}, keep_default_na=True)
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not a table of models ({str(error).splitlines()[0]})") from None
-    if "trial_id" not in frame or "val_ckpt" not in frame:
-        raise BadInput(f"{path}: has no trial_id and val_ckpt columns")
-    return frame
+    return read_table(path, _FIRST)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ensembles.__main__ import main as ensembles
-from ground.paths import folder
+from models.ndt.folders import folder
 from models.ndt.prepare import target_file
 from models.ndt.submission import ARRAYS
 from tests.conftest import run
@@ -24,14 +24,14 @@ SMALL = [
 
 @pytest.mark.parametrize("dataset", ["mc_maze_small", "mc_rtt", "dmfc_rsg"])
 def test_from_raw_recordings_to_a_scored_submission(
-    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    dataset: str, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_pair(dataset, folder("NLB_DATA_RAW"))
     done = run("run_hyperopt.py", dataset, *SMALL)
     assert done.returncode == 0, done.stderr
     assert "reading 2 NWB files" in done.stderr  # the preparation says what it does
     assert f"submission for {dataset} written" in done.stdout
-    study = folder("RAY_TUNE_HOME") / dataset
+    study = home / "ray_results/neural-data-transformer" / dataset
     with h5py.File(study / "ensemble/submission.h5") as file:
         assert set(file[dataset]) == set(ARRAYS)
         shapes = {name: file[dataset][name].shape for name in ARRAYS}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from ground.errors import BadInput
-from models.base import Family, Metric, Place, Prediction, Predictor
+from models.base import Family, Metric, Place, Prediction, Predictor, Source
 from models.ndt import config as settings
-from models.ndt import original
+from models.ndt import original, prepare
 from models.ndt.data import SpikeData, fingerprint, load, open_h5
-from models.ndt.folders import FOLDERS
+from models.ndt.folders import FOLDERS, folder
 from models.ndt.learner import NDTLearner
 from models.ndt.learner import Predictor as SpikePredictor
 from models.ndt.metrics import CoBps
@@ -35,6 +35,17 @@ class NDTFamily(Family):
     default_space = "ndt"
     folders = FOLDERS
     environment = ("NLB_HOME",)
+    sources = (
+        *(Source(name, "data", "dandi", known.dandiset, "NLB_DATA_RAW") for name, known in prepare.DATASETS.items()),
+        Source(
+            "aesmte3",
+            "checkpoints",
+            "zenodo",
+            "https://zenodo.org/api/records/5875246",
+            "SUBMISSION_VALIDATION_ROOT",
+            "ae-nlb-2021-model-checkpoints.zip",
+        ),
+    )
 
     @property
     def studies_folder(self) -> str:
@@ -97,8 +108,19 @@ class NDTFamily(Family):
             "units": f"{data.heldin_units} held-in, {data.heldout_units} held-out",
         }
 
-    def import_checkpoint(self, path: Path, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        return original.convert(path, dataset)
+    def pictures(self, data: SpikeData, prediction: Mapping[str, np.ndarray]) -> list[tuple[str, Any]]:
+        from models.ndt import plots
+
+        return plots.pictures(data, prediction)
+
+    # ---- the benchmark and the original program: what only they need is imported when it is asked for
+
+    def evaluate(
+        self, predicted: Predictor | Path, config: Mapping[str, Any], target: Path | None, name: str
+    ) -> dict[str, dict[str, float]]:
+        from models.ndt import evaluation
+
+        return evaluation.evaluate(predicted, config, target, name)
 
     def submission(self, predict: Predictor, config: Mapping[str, Any], out: Path) -> str | None:
         if "dataset" not in config:
@@ -107,10 +129,26 @@ class NDTFamily(Family):
             data = self.load(config, "test")
         except BadInput as error:
             return f"no submission file: {error}"
-        write_submission({str(config["dataset"]): submission_arrays(predict, data)}, out)
+        write_submission({prepare.name_of(config)[2]: submission_arrays(predict, data)}, out)
         return f"submission for {config['dataset']} written (EvalAI form)"
 
-    def pictures(self, data: SpikeData, prediction: Mapping[str, np.ndarray]) -> list[tuple[str, Any]]:
-        from models.ndt import plots
+    def validate_submission(
+        self, dataset: str, submission: Path, root: Path | None, size: int | None, say: Callable[[str], None]
+    ) -> list[str]:
+        from models.ndt import validation
 
-        return plots.pictures(data, prediction)
+        root = root or folder("SUBMISSION_VALIDATION_ROOT")
+        return [str(found) for found in validation.validate(self, dataset, submission, root, size, say)]
+
+    def import_checkpoint(self, path: Path, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        return original.convert(path, dataset)
+
+    def imported_data(self, dataset: str) -> dict[str, Any]:
+        return {"dataset": dataset, "bin_ms": 5}
+
+    def original_space(
+        self, name: str, data: Mapping[str, Any], fixed: Mapping[str, Any], space: Mapping[str, Any]
+    ) -> dict[str, str]:
+        from models.ndt import templates
+
+        return templates.files(name, data, fixed, space)

@@ -39,6 +39,7 @@ _ALLOWED = {
     *(f"torch.storage {kind}" for kind in ("UntypedStorage", "TypedStorage")),
     *(f"numpy.dtypes {kind}DType" for kind in ("Float64", "Float32", "Int64", "Int32", "Bool")),
 }
+_TRIAL_LENGTH = "MODEL.TRIAL_LENGTH"
 _NEEDED = ("state_dict", "config", "max_spikes", "num_neurons", "trial_length")
 
 
@@ -146,18 +147,19 @@ def convert(path: Path, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
         raise BadInput(f"{path}: its state_dict entry {bad[0]} is no tensor")
     if any(not torch.isfinite(v).all() for v in state.values() if v.is_floating_point()):
         raise BadInput(f"{path}: its weights are not all finite")
-    given = {k: v for k, v in flatten(content["config"]).items() if k in settings.DEFAULTS}
+    flat = flatten(content["config"])
     try:
-        config = settings.resolve(given)
+        config = settings.resolve({k: v for k, v in flat.items() if k in settings.DEFAULTS})
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
+    length, units = (_count(path, name, content[name]) for name in ("trial_length", "num_neurons"))
     weights = {
         "network": dict(state),
-        "length": int(content["trial_length"]),
-        "units": int(content["num_neurons"]),
-        "max_spikes": int(content["max_spikes"]),
-        "seed": int(content["config"].get("SEED", 0)),
-        **_observed(path, dataset, int(content["num_neurons"]), int(content["trial_length"])),
+        "length": length,
+        "units": units,
+        "max_spikes": _count(path, "max_spikes", content["max_spikes"]),
+        "seed": _count(path, "SEED", flat.get("SEED", 0)),
+        **_observed(path, dataset, units, length, _count(path, _TRIAL_LENGTH, flat.get(_TRIAL_LENGTH, 0))),
     }
     try:
         build(config, weights, "cpu")
@@ -167,12 +169,29 @@ def convert(path: Path, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, weights
 
 
-def _observed(path: Path, dataset: str, units: int, length: int) -> dict[str, int]:
+def _count(path: Path, name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or value != int(value) or value < 0:
+        raise BadInput(f"{path}: its {name} is no whole number")
+    return int(value)
+
+
+def _observed(path: Path, dataset: str, units: int, length: int, cut: int) -> dict[str, int]:
+    """The observed bins and held-in units of a network for a dataset.
+
+    Args:
+        units, length: of the network, held-out units and forward bins among them.
+        cut: the run's TRIAL_LENGTH; above zero, the network saw the trials' first `cut + forward` bins only.
+    """
     source = known(dataset)
+    if 0 < cut < source.bins:
+        raise BadInput(
+            f"{path}: {_TRIAL_LENGTH} is {cut}, so its network saw the first {cut + source.forward} bins only; "
+            f"it cannot predict the {source.bins} + {source.forward} bins of {dataset}"
+        )
     heldin = {sum(both): both[0] for both in source.units}
-    if units not in heldin or length <= source.forward:
+    if units not in heldin or length != source.bins + source.forward:
         raise BadInput(f"{path}: a network of {length} bins x {units} units is none of {dataset}")
-    return {"bins": length - source.forward, "heldin_units": heldin[units]}
+    return {"bins": source.bins, "heldin_units": heldin[units]}
 
 
 def subset_of_trials(config: Mapping[str, Any], seed: int, trials: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import gc
 import io
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ from models.ndt.folders import folder
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a dataset comes from.
+class Dataset:
+    """One of the benchmark's datasets: where it comes from and what sizes it has.
 
     Attributes:
         dandiset: its number in the DANDI archive.
@@ -49,13 +49,13 @@ class Source:
 
 
 DATASETS = {
-    "mc_maze": Source("000128", "sub-Jenkins", 140, ((137, 45),)),
-    "mc_rtt": Source("000129", "sub-Indy", 120, ((98, 32),)),
-    "area2_bump": Source("000127", "sub-Han", 120, ((49, 16),)),
-    "dmfc_rsg": Source("000130", "sub-Haydn", 300, ((45, 15), (40, 14))),
-    "mc_maze_large": Source("000138", "sub-Jenkins", 140, ((122, 40),)),
-    "mc_maze_medium": Source("000139", "sub-Jenkins", 140, ((114, 38),)),
-    "mc_maze_small": Source("000140", "sub-Jenkins", 140, ((107, 35),)),
+    "mc_maze": Dataset("000128", "sub-Jenkins", 140, ((137, 45),)),
+    "mc_rtt": Dataset("000129", "sub-Indy", 120, ((98, 32),)),
+    "area2_bump": Dataset("000127", "sub-Han", 120, ((49, 16),)),
+    "dmfc_rsg": Dataset("000130", "sub-Haydn", 300, ((45, 15), (40, 14))),
+    "mc_maze_large": Dataset("000138", "sub-Jenkins", 140, ((122, 40),)),
+    "mc_maze_medium": Dataset("000139", "sub-Jenkins", 140, ((114, 38),)),
+    "mc_maze_small": Dataset("000140", "sub-Jenkins", 140, ((107, 35),)),
 }
 # recorded at 1 ms and needed for no tensor: most of an mc_maze session's memory beside the spikes
 _UNUSED_FIELDS = [
@@ -65,7 +65,7 @@ _UNUSED_FIELDS = [
 BIN_WIDTHS = (5, 20)
 
 
-def known(dataset: str) -> Source:
+def known(dataset: str) -> Dataset:
     """Raises: BadInput: not one of the seven."""
     if dataset not in DATASETS:
         raise BadInput(f"{dataset!r} is not an NLB dataset; there are {', '.join(DATASETS)}")
@@ -77,6 +77,12 @@ def suffix(bin_ms: int) -> str:
     if bin_ms not in BIN_WIDTHS:
         raise BadInput(f"bin_ms {bin_ms}: NLB data is binned at 5 or 20 ms")
     return "" if bin_ms == 5 else f"_{bin_ms}"
+
+
+def name_of(config: Mapping[str, Any]) -> tuple[str, int, str]:
+    """The dataset of a `data` block, its bin width, and what nlb_tools and EvalAI call it at that width."""
+    dataset, width = str(config["dataset"]), int(config.get("bin_ms", 5))
+    return dataset, width, dataset + suffix(width)
 
 
 def raw_folder(dataset: str) -> Path:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+FILE = "ae-nlb-2021-model-checkpoints.zip"
+
 
 class Site:
     """What a server serves, and how it fails."""
@@ -103,8 +105,6 @@ def serve() -> Iterator[Site]:
 
 def zenodo(site: Site, archive: bytes) -> str:
     """Serve an archive as record 5875246; the API's address."""
-    from download.zenodo import FILE
-
     site.files[f"/files/{FILE}"] = archive
     site.documents["/api/records/5875246"] = {
         "files": [

@@ -17,12 +17,13 @@ import pytest
 from download import http
 from download.__main__ import main
 from download.http import DownloadFailed
+from download.sources import chosen
 from download.unpack import unpack
-from download.zenodo import FILE, checkpoints
+from download.zenodo import archive as bring
 from ground.errors import BadInput
-from ground.paths import folder
+from models.ndt.folders import folder
 from tests.conftest import ROOT
-from tests.download.servers import Site, dandi, serve, zenodo
+from tests.download.servers import FILE, Site, dandi, serve, zenodo
 
 PAUSE = 0.01
 
@@ -46,7 +47,8 @@ def archive(entries: dict[str, bytes] | None = None) -> bytes:
 
 
 def get(url: str, **more: object) -> Path:
-    return checkpoints(url, quiet=True, say=lambda _: None, pause=PAUSE, **more)  # type: ignore[arg-type]
+    ((source, root),) = chosen("checkpoints", (), None).items()
+    return bring(source, root, url, quiet=True, say=lambda _: None, pause=PAUSE, **more)  # type: ignore[arg-type]
 
 
 def test_three_cuts_are_resumed_by_range(site: Site) -> None:
@@ -127,7 +129,7 @@ def test_commands_tell_in_one_line(site: Site, capsys: pytest.CaptureFixture[str
     assert "HTTP 404" in capsys.readouterr().err
     assert main(["checkpoints", "--from-file", str(tmp_path / "none.zip")]) == 2
     assert main(["data", "mc_mace"]) == 2
-    assert "not an NLB dataset" in capsys.readouterr().err
+    assert "unknown data 'mc_mace'; did you mean mc_maze?" in capsys.readouterr().err
 
 
 def test_no_room_is_told_before_the_start(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,15 +235,15 @@ def test_dandisets_come_through_dandis_own_client(site: Site) -> None:
     }
     api = dandi(site, "000140", files)
     said: list[str] = []
-    (place,) = recordings(["mc_maze_small"], api, quiet=True, say=said.append)
+    (place,) = recordings(chosen("data", ["mc_maze_small"], None), api, quiet=True, say=said.append)
     for name, content in files.items():
         assert (place / name).read_bytes() == content
     assert any("needed" in line and "free" in line for line in said)
     before = len([p for p, _ in site.requests if "download" in p])
-    recordings(["mc_maze_small"], api, quiet=True, say=said.append)
+    recordings(chosen("data", ["mc_maze_small"], None), api, quiet=True, say=said.append)
     assert len([p for p, _ in site.requests if "download" in p]) == before
     (place / "sub-Jenkins/a_desc-test.nwb").unlink()
-    recordings(["mc_maze_small"], api, quiet=True, say=said.append)
+    recordings(chosen("data", ["mc_maze_small"], None), api, quiet=True, say=said.append)
     assert (place / "sub-Jenkins/a_desc-test.nwb").exists()
 
 
@@ -250,3 +252,70 @@ def test_a_dandi_that_does_not_answer(site: Site, capsys: pytest.CaptureFixture[
     error = capsys.readouterr().err
     assert "DANDI does not answer" in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_list_names_every_source_and_survives_a_broken_family(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "families" / "broken").mkdir(parents=True)
+    (tmp_path / "families" / "broken" / "__init__.py").write_text("import no_such_package_at_all\n")
+    monkeypatch.setenv("CONCERT_FAMILIES", str(tmp_path / "families"))
+    assert main(["list"]) == 0
+    out, error = capsys.readouterr()
+    assert out.count("dandi 0001") == 7
+    assert f"zenodo https://zenodo.org/api/records/5875246  ->  {home / 'submission-validation'}" in out
+    assert "'broken' cannot be imported (ModuleNotFoundError" in error
+    assert len(error.strip().splitlines()) == 1
+    assert main(["data", "--family", "broken"]) == 2
+
+
+TWO = """
+from models.base import Source
+from tests.families import mean
+
+
+class Other(mean.MeanFamily):
+    name = "other"
+    folders = {"OTHER_RAW": "other-raw"}
+    sources = (
+        Source("mc_maze", "data", "dandi", "000999", "OTHER_RAW"),
+        Source("voltages", "data", "zenodo", "http://127.0.0.1:9/records/1", "OTHER_RAW", "v.zip"),
+    )
+
+
+FAMILY = Other()
+"""
+
+
+@pytest.fixture
+def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "families" / "other").mkdir(parents=True)
+    (tmp_path / "families" / "other" / "__init__.py").write_text(TWO)
+    monkeypatch.setenv("CONCERT_FAMILIES", str(tmp_path / "families"))
+
+
+def test_sources_of_every_family_are_found(other: None, home: Path) -> None:
+    (source,) = chosen("data", ["voltages"], None)
+    assert chosen("data", ["voltages"], None) == {source: home / "other-raw"}
+    with pytest.raises(BadInput, match=r"mc_maze is of families ndt, other; say which with --family"):
+        chosen("data", ["mc_maze"], None)
+    (own,) = chosen("data", ["mc_maze"], "other")
+    assert own.identifier == "000999"
+    with pytest.raises(BadInput, match="names checkpoints"):
+        chosen("checkpoints", (), "other")
+
+
+def test_one_address_is_not_for_two_archives(other: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "mc_rtt", "voltages", "--url", "http://127.0.0.1:9"]) == 2
+    assert "--url" in capsys.readouterr().err
+    assert main(["data", "mc_rtt", "--from-file", "x.zip"]) == 2
+    assert "--from-file" in capsys.readouterr().err
+
+
+def test_data_may_be_an_archive(other: None, site: Site, home: Path) -> None:
+    content = archive({"top/trace.h5": b"voltages"})
+    url = zenodo(site, content)
+    record = site.documents["/api/records/5875246"]["files"][0]
+    record["key"] = "v.zip"
+    assert main(["data", "voltages", "--url", url, "--quiet"]) == 0
+    assert (home / "other-raw" / "trace.h5").read_bytes() == b"voltages"

@@ -22,11 +22,12 @@ from ensembles.__main__ import main as ensembles
 from ensembles.archive import import_archive
 from ensembles.members import candidates, predictions
 from ground.errors import BadInput
-from ground.paths import folder
+from models.base import Place
 from models.ndt.metrics import bits_per_spike
 from models.ndt.original import convert, load
 from models.ndt.submission import submission_arrays
 from models.registry import get
+from studies.places import studies_home
 from tests.download.servers import serve, zenodo
 
 DATASETS = ("mc_maze_small", "area2_bump")
@@ -63,7 +64,7 @@ def test_every_checkpoint_gives_the_original_rates(
     family = get("ndt")
     data = family.load({"path": str(fixture / f"ndt/{dataset}_train.h5")}, "val")
     for name, wanted in expected[dataset]["checkpoints"].items():
-        arrays = submission_arrays(family.restore(*convert(unpacked / dataset / f"{name}.pth"), "cpu"), data)
+        arrays = submission_arrays(family.restore(*convert(unpacked / dataset / f"{name}.pth", dataset), Place()), data)
         for key, numbers in wanted["val"].items():
             array = arrays[key]
             assert list(array.shape) == numbers["shape"]
@@ -78,13 +79,15 @@ def test_archive_from_zenodo_to_validated_submissions(
     fixture: Path, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Downloaded with three cuts, imported, ranked, ensembled at every size, submissions validated."""
-    from download.zenodo import checkpoints
+    from download.sources import chosen
+    from download.zenodo import archive
 
     monkeypatch.setenv("NDT_CACHE_DIR", str(fixture / "ndt"))
     with serve() as site:
         url = zenodo(site, (fixture / "ae-nlb-2021-model-checkpoints.zip").read_bytes())
         site.cuts = [9_000_000, 5_000_000, 2_000_000]
-        root = checkpoints(url, quiet=True, say=lambda _: None, pause=0.01)
+        ((source, folder),) = chosen("checkpoints", (), None).items()
+        root = archive(source, folder, url, quiet=True, say=lambda _: None, pause=0.01)
         assert len([r for path, r in site.requests if path.startswith("/files")]) == 4
     studies = {s.config["dataset"]: s for s in import_archive(root)}
     for dataset in DATASETS:
@@ -112,7 +115,7 @@ def test_imported_study_builds_predicts_and_writes_its_submission(
     assert "--overwrite" in capsys.readouterr().err
     size = str(expected["mc_maze_small"]["ensemble_size"])
     assert ensembles(["build", "mc_maze_small-imported", "--rule", "topn", "--size", size]) == 0
-    study = folder("RAY_TUNE_HOME") / "mc_maze_small-imported"
+    study = studies_home(get("ndt")) / "mc_maze_small-imported"
     with h5py.File(study / "ensemble/submission.h5") as file:
         for name, numbers in expected["mc_maze_small"]["submission"].items():
             array = file["mc_maze_small"][name][()]
@@ -213,7 +216,7 @@ class Evil:
 
 
 def checkpoint(**changes: Any) -> dict[str, Any]:
-    content = {"state_dict": {}, "config": {}, "max_spikes": 3, "num_neurons": 4, "trial_length": 5, **changes}
+    content = {"state_dict": {}, "config": {}, "max_spikes": 3, "num_neurons": 142, "trial_length": 180, **changes}
     return {k: v for k, v in content.items() if v is not None}
 
 
@@ -246,7 +249,7 @@ def test_bad_checkpoints(case: str, tmp_path: Path) -> None:
     content, words = BAD_CHECKPOINTS[case]
     torch.save(content, tmp_path / "c.pth")
     with pytest.raises(BadInput) as error:
-        convert(tmp_path / "c.pth")
+        convert(tmp_path / "c.pth", "mc_maze_small")
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -256,7 +259,7 @@ def test_truncated_checkpoints(cut: int, unpacked: Path, tmp_path: Path) -> None
     content = (unpacked / "mc_maze_small/0f8a68b6.lve.pth").read_bytes()
     (tmp_path / "c.pth").write_bytes(content[:cut])
     with pytest.raises(BadInput) as error:
-        convert(tmp_path / "c.pth")
+        convert(tmp_path / "c.pth", "mc_maze_small")
     assert "\n" not in str(error.value)
 
 
@@ -298,7 +301,7 @@ def test_bad_archives(tmp_path: Path, unpacked: Path, capsys: pytest.CaptureFixt
     (broken / "51abbe5e.lve.pth").write_bytes(b"cut short")
     assert ensembles(["import", str(broken)]) == 2
     assert "51abbe5e" in capsys.readouterr().err
-    assert not (folder("RAY_TUNE_HOME") / "mc_maze_small-imported").exists()  # all or nothing
+    assert not (studies_home(get("ndt")) / "mc_maze_small-imported").exists()  # all or nothing
     (broken / "models.csv").write_text("a,b\n1,2\n")
     assert ensembles(["import", str(broken)]) == 2
     assert "trial_id" in capsys.readouterr().err

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ground.errors import BadInput
-from ground.paths import folder
 from models.ndt import prepare
 from models.ndt.data import load_h5
+from models.ndt.folders import folder
 from tests.nlb_files import HELDIN, HELDOUT, TRIALS, write_pair
 
 

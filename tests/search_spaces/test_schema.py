@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 import search_spaces
 from ground.errors import BadInput
+from models.ndt.templates import nested
 from models.registry import get
 from search_spaces import Domain, load, load_space_json, load_template, names
 from search_spaces.__main__ import main
-from search_spaces.generate import nested
 from tuner.setup import _check_settings
 
 

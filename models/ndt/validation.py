@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ import pandas as pd
 
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
-from models.base import Prediction
+from ground.tables import read_table
+from models.base import Family, Place, Prediction
 from models.ndt import original
 from models.ndt.data import SpikeData
 from models.ndt.submission import ARRAYS, submission_arrays
-from models.registry import get
-from studies import ledger
 
 SIZES = {
     "mc_maze": 8,
@@ -41,6 +40,9 @@ class Difference:
 
     tensor: str
     message: str
+
+    def __str__(self) -> str:
+        return f"{self.tensor}: {self.message}"
 
 
 def members(frame: pd.DataFrame, dataset: str, size: int) -> Iterator[list[tuple[str, str]]]:
@@ -69,21 +71,28 @@ def _swap(chosen: list[tuple[str, str]], frame: pd.DataFrame, dataset: str) -> l
     return [(into, str(best["val_ckpt"])) if trial_id == out else (trial_id, s) for trial_id, s in chosen]
 
 
-def recompute(root: Path, chosen: list[tuple[str, str]], data: SpikeData) -> dict[str, np.ndarray]:
-    """The six arrays of the mean of some published checkpoints."""
-    family = get("ndt")
+def recompute(
+    family: Family, root: Path, dataset: str, chosen: list[tuple[str, str]], data: SpikeData
+) -> dict[str, np.ndarray]:
+    """The six arrays of the mean of some published checkpoints.
+
+    A run with RANDOM_SUBSET_TRIALS below 1 has rates for its own training trials only, in the order in which its
+    own seed drew them; the published mean took the rows as they came.
+
+    Raises:
+        BadInput: a checkpoint that cannot be used, or subsets of different sizes.
+    """
     parts: list[Prediction] = []
     for trial_id, snapshot in chosen:
-        config, weights = family.import_checkpoint(root / f"{trial_id}.{snapshot}.pth")
-        arrays = submission_arrays(family.restore(config, weights, "cpu"), data)
-        seen = original.subset_of_trials(config, data.train.trials)
-        if len(seen) != data.train.trials:  # such a run's own training set was smaller
-            for name in ("train_rates_heldin", "train_rates_heldout"):
-                arrays[name] = arrays[name][seen]
+        config, weights = family.import_checkpoint(root / f"{trial_id}.{snapshot}.pth", dataset)
+        arrays = submission_arrays(family.restore(config, weights, Place()), data)
+        seen = original.subset_of_trials(config, weights["seed"], data.train.trials)
+        for name in ("train_rates_heldin", "train_rates_heldout"):
+            arrays[name] = arrays[name][seen]
         parts.append(arrays)
     shapes = {part["train_rates_heldin"].shape for part in parts}
     if len(shapes) > 1:
-        raise BadInput(f"{root}: checkpoints of different training subsets cannot be averaged")
+        raise BadInput(f"{root}: checkpoints of training subsets of different sizes cannot be averaged")
     return family.combine(parts, [1.0] * len(parts))
 
 
@@ -124,11 +133,24 @@ def read_array(submission: Path, dataset: str, name: str) -> np.ndarray:
     return array
 
 
-def validate(dataset: str, submission: Path, root: Path, size: int | None = None) -> tuple[list[Difference], list[str]]:
+def validate(
+    family: Family,
+    dataset: str,
+    submission: Path,
+    root: Path,
+    size: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Difference]:
     """Compare a submission with the published checkpoints' ensemble.
 
+    Args:
+        family: the NDT's.
+        root: the archive, unpacked.
+        size: of the ensemble (default: the published one).
+        say: told the members, and that all agrees.
+
     Returns:
-        The differences (of the tie's best filling), and the members' names.
+        The differences (of the tie's best filling).
 
     Raises:
         BadInput: anything is missing or damaged.
@@ -140,19 +162,22 @@ def validate(dataset: str, submission: Path, root: Path, size: int | None = None
         raise BadInput(f"{folder}: no checkpoints there; get them with: python -m download checkpoints")
     for name in ARRAYS:  # a wrong file is told before minutes of inference
         read_array(submission, dataset, name)
-    frame = ledger.read(folder / "models.csv")
+    frame = read_table(folder / "models.csv", ("trial_id", "val_ckpt"))
     if "co-bps" not in frame or frame.empty:
         raise BadInput(f"{folder / 'models.csv'}: ranks no models")
     if size is not None and not 1 <= size <= len(frame):
         raise BadInput(f"--n {size}: there are {len(frame)} checkpoints")
-    data = get("ndt").load({"dataset": dataset}, "test")
-    best: tuple[list[Difference], list[str]] | None = None
+    data = family.load({"dataset": dataset}, "test")
+    best: tuple[list[Difference], list[tuple[str, str]]] | None = None
     for chosen in members(frame, dataset, size or SIZES[dataset]):
-        found = compare(recompute(folder, chosen, data), submission, dataset)
-        names = [f"{trial_id}.{snapshot}" for trial_id, snapshot in chosen]
+        found = compare(recompute(family, folder, dataset, chosen, data), submission, dataset)
         if best is None or len(found) < len(best[0]):
-            best = found, names
+            best = found, chosen
         if not found:
             break
     assert best is not None
-    return best
+    found, chosen = best
+    say(f"{dataset}: mean of {len(chosen)} checkpoints: {', '.join('.'.join(member) for member in chosen)}")
+    if not found:
+        say("all six tensors agree")
+    return found
