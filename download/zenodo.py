@@ -80,7 +80,7 @@ def _entry(record: object, url: str, file: str) -> tuple[int, str, str]:
 
 def _is_complete(root: Path, file: str, checksum: str) -> bool:
     try:
-        done = json.loads((root / _DONE.format(file)).read_text(encoding="utf-8"))
+        done = json.loads((root / _DONE.format(Path(file).stem)).read_text(encoding="utf-8"))
         files = done["files"]
         return done.get("checksum") == checksum and all(
             (root / name).is_file() and (root / name).stat().st_size == size for name, size in files.items()
@@ -97,6 +97,6 @@ def _unpack(
         size = archive.stat().st_size
         files = unpack(archive, root, progress=lambda done, total: progress(round(size * done / max(total, 1))))
     sizes = {str(path.relative_to(root)): path.stat().st_size for path in files}
-    write_json(root / _DONE.format(file), {**source, "files": sizes})
+    write_json(root / _DONE.format(Path(file).stem), {**source, "files": sizes})
     say(f"{root}: {len(files)} files")
     return root
