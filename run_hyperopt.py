@@ -57,6 +57,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--address", help="a running Ray cluster, e.g. auto or ray://head:10001 (default: this machine)")
     add = parser.add_argument_group("the ensemble").add_argument
     add("--rule", default="greedy", help="greedy (bagged, default) or topn (mean of the best N)")
+    add("--device", help="where it predicts: cpu or cuda (default: cuda where trials had a GPU that is here)")
+    add("--batch", type=int, help="samples a member predicts at a time (default: the family's own)")
     add("--no-ensemble", action="store_true", help="search only")
     add = parser.add_argument_group("what is shown").add_argument
     add("--quiet", action="store_true", help="errors only")
@@ -73,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from ensembles import members
     from ensembles.select import RULES
     from ground.errors import BadInput, CommandFailed
     from tuner import setup
@@ -80,9 +83,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.rule not in RULES:
         raise BadInput(f"--rule {arguments.rule}: unknown; there are {', '.join(RULES)}")
+    place = members.place(arguments.device or _device(arguments.gpus_per_trial), arguments.batch)
     request = setup.resolve(arguments)  # all that can be wrong with a command is found here, nothing is written
     study, resumed = setup.open_or_begin(request, arguments.overwrite)
-    from ensembles import build, report
+    from ensembles import build, report, terminal
     from studies.ledger import ended_trials
     from tuner.search import search
 
@@ -119,16 +123,24 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.no_ensemble:
             return 0
         try:
-            artifact = build.ensure(study, arguments.rule, say=say)
+            artifact = build.ensure(study, arguments.rule, place=place, say=say)
         except BadInput as error:  # the input was good when the search began
             raise CommandFailed(str(error)) from None
         path = report.ensure(study)
         if arguments.json:
             print(json.dumps({"event": "done", "ensemble": artifact.summary(), "report": str(path)}))
         elif not arguments.quiet:
-            report.leaderboard(study, artifact)
+            terminal.leaderboard(study, artifact)
             print(f"report: {path}")
     return 0
+
+
+def _device(gpus_per_trial: float) -> str:
+    if not gpus_per_trial:
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 if __name__ == "__main__":

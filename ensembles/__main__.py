@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ground.errors import BadInput
 from ground.exits import run_command
-from ground.files import atomic_path
 
 EXAMPLES = """
 examples:
@@ -36,6 +35,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     build.add_argument("study")
     build.add_argument("--rule", default="greedy", help="greedy (bagged, default) or topn")
     build.add_argument("--size", type=int, help="with topn: exactly this many members")
+    _where(build)
     show = commands.add_parser("show", help="members, weights and scores")
     show.add_argument("study")
     show.add_argument("--json", action="store_true", help="as JSON")
@@ -44,7 +44,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     predict.add_argument("data", type=Path, help="a file in the family's format")
     predict.add_argument("-o", "--output", type=Path, required=True, help="HDF5 file to write")
     predict.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
-    predict.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    _where(predict)
     bring = commands.add_parser("import", help="turn a published archive of checkpoints into studies")
     bring.add_argument("archive", type=Path, help="the zip, or the folder it was unpacked to")
     bring.add_argument("--family", help="whose checkpoints they are (default: the only family that imports any)")
@@ -60,49 +60,50 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _build(arguments: argparse.Namespace) -> int:
-    from ensembles import build, report
-    from studies.study import open_study, study_path
+def _where(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--batch", type=int, help="samples a member predicts at a time (default: the family's own)")
 
-    study = open_study(study_path(arguments.study))
+
+def _build(arguments: argparse.Namespace) -> int:
+    from ensembles import build, members, report, terminal
+    from studies import places
+    from studies.study import open_study
+
+    place = members.place(arguments.device, arguments.batch)
+    study = open_study(places.find(arguments.study))
     with study.lock():
-        artifact = build.build(study, arguments.rule, arguments.size, say=print)
-        report.leaderboard(study, artifact)
+        artifact = build.build(study, arguments.rule, arguments.size, place, say=print)
+        terminal.leaderboard(study, artifact)
         print(f"report: {report.write(study)}")
     return 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from ensembles import artifact, report
-    from studies.study import study_path
+    from ensembles import artifact, terminal
+    from studies import places
 
-    found = artifact.read(study_path(arguments.study))
+    found = artifact.read(places.find(arguments.study))
+    found.verify()
     if arguments.json:
         print(json.dumps(found.meta, indent=1))
     else:
-        report.show(found)
+        terminal.show(found)
     return 0
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    import h5py
+    from ensembles import artifact, members
+    from studies import places
 
-    from ensembles import artifact
-    from studies.study import study_path
-
-    found = artifact.read(study_path(arguments.study))
+    place = members.place(arguments.device, arguments.batch)
+    found = artifact.read(places.find(arguments.study))
     found.verify()
     if arguments.output.exists() and not arguments.overwrite:
         raise BadInput(f"{arguments.output} exists; give --overwrite to replace it")
     data = found.family.open(arguments.data, "test")
-    predicted = found.predict(data, arguments.device)
-    with atomic_path(arguments.output) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["study"] = found.meta["study"]
-        file.attrs["members"] = len(found.meta["members"])
-        for name, array in predicted.items():
-            file.create_dataset(name, data=array, compression="gzip")
-    shapes = ", ".join(f"{name} {array.shape}" for name, array in predicted.items())
-    print(f"{arguments.output}: {shapes}")
+    about = {"study": found.meta["study"], "members": len(found.meta["members"])}
+    print(found.family.export(found.predict_parts(data, place), arguments.output, about))
     return 0
 
 

@@ -2,7 +2,8 @@
 
 ensemble/ensemble.json                       members, weights, scores, provenance
          members/<trial>.<snapshot>.safetensors
-         checksums.sha256                    as `sha256sum -c` reads it
+         validation.h5                       what it predicts for the validation data
+         checksums.sha256                    of all of these, as `sha256sum -c` reads it
          submission.h5                       where a benchmark wants one
 """
 
@@ -11,17 +12,21 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ensembles.members import Candidate, restore
+from ensembles.predict import combine, reason
 from ground.errors import BadInput
-from ground.files import sha256, write_json, write_text
-from models.base import Family, Prediction
+from ground.files import sha256, sync_folder, sync_tree, write_json, write_text
+from ground.hdf5 import reading_hdf5
+from models.base import Family, Place, Prediction, Predictor
 from models.registry import get
 
+FORMAT = 2
+VALIDATION, SUBMISSION, _SUMS = "validation.h5", "submission.h5", "checksums.sha256"
 _NEW, _OLD = ".ensemble-new-", ".ensemble-old"
 
 
@@ -45,27 +50,65 @@ class Artifact:
         return {key: self.meta[key] for key in ("rule", "metric", "scores", "members")}
 
     def verify(self) -> None:
-        """Raises: BadInput: a file is missing or was changed since it was written."""
-        for line in (self.path / "checksums.sha256").read_text(encoding="utf-8").splitlines():
-            digest, _, name = line.partition("  ")
+        """Raises: BadInput: a file is missing, was changed since it was written, or has no checksum."""
+        sums = self.path / _SUMS
+        try:
+            lines = sums.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            raise BadInput(f"{sums}: missing from the ensemble") from None
+        except UnicodeDecodeError:
+            raise BadInput(f"{sums}: damaged") from None
+        known = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        wanted = ["ensemble.json", *(str(m["file"]) for m in self.meta["members"]), *self.meta.get("files", [])]
+        for name in wanted:
+            if name not in known:
+                raise BadInput(f"{self.path / name}: has no checksum in {_SUMS}")
+        for name, digest in known.items():
             file = self.path / name
             if not file.is_file():
                 raise BadInput(f"{file}: missing from the ensemble")
             if sha256(file) != digest:
                 raise BadInput(f"{file}: changed since the ensemble was built (checksum differs)")
 
-    def predict(self, data: Any, device: str = "cpu") -> Prediction:
-        """The ensemble's prediction for `data`.
+    def predictor(self, place: Place) -> Predictor:
+        """The ensemble as one model: data -> the members' combined prediction.
 
         Raises:
-            BadInput: the data does not fit the members.
+            BadInput: a member cannot be restored; from the predictor, the data does not fit the members.
         """
-        members = [restore(self.family, self.path / m["file"], device) for m in self.meta["members"]]
-        try:
-            predicted = self.family.predict_many(members, data)
-        except ValueError as error:
-            raise BadInput(str(error)) from None
-        return self.family.combine(predicted, [m["weight"] for m in self.meta["members"]])
+        family, weights = self.family, [float(m["weight"]) for m in self.meta["members"]]
+        members = [restore(family, self.path / m["file"], place) for m in self.meta["members"]]
+
+        def predict(data: Any) -> Prediction:
+            try:
+                return combine(family, family.predict_many(members, data, place), weights)
+            except ValueError as error:
+                raise BadInput(str(error)) from None
+
+        return predict
+
+    def predict(self, data: Any, place: Place | None = None) -> Prediction:
+        """The ensemble's prediction for all of `data`.
+
+        Raises:
+            BadInput: as `predictor`.
+        """
+        return self.predictor(place or Place())(data)
+
+    def predict_parts(self, data: Any, place: Place) -> Iterator[tuple[Any, Prediction]]:
+        """(part of the data, its prediction), in order: for data whose predictions do not fit into memory."""
+        predict = self.predictor(place)
+        for part in self.family.parts(data):
+            yield part, predict(part)
+
+    def validation(self) -> Prediction:
+        """What it predicts for the validation data, as it was when the ensemble was built.
+
+        Raises:
+            BadInput: it is missing or damaged.
+        """
+        with reading_hdf5(self.path / VALIDATION) as file:
+            return {name: file[name][()] for name in file}
 
 
 def write(
@@ -73,15 +116,21 @@ def write(
     family: Family,
     chosen: list[tuple[Candidate, float, Mapping[str, Any]]],
     meta: Mapping[str, Any],
-    submission_config: Mapping[str, Any] | None = None,
+    place: Place,
+    validation: Iterable[tuple[Any, Prediction]],
 ) -> tuple[Artifact, str | None]:
     """Put an ensemble in the place of the study's last one; whoever looks sees the old or the new.
 
     Args:
         chosen: members with their weights and settings.
+        meta: what else ensemble.json says, the study's `data` block among it.
+        validation: the ensemble's prediction for the validation data, part by part.
 
     Returns:
         The artifact, and what the family has to say of the submission file.
+
+    Raises:
+        BadInput: a member's file has changed while the ensemble was built.
     """
     new = Path(tempfile.mkdtemp(prefix=_NEW, dir=study_path))
     try:
@@ -90,6 +139,8 @@ def write(
         for candidate, weight, settings in chosen:
             file = new / "members" / f"{candidate.name}.safetensors"
             shutil.copyfile(candidate.path, file)
+            if sha256(file) != candidate.sha256:
+                raise BadInput(f"{candidate.path}: changed while the ensemble was built")
             entries.append({
                 "trial_id": candidate.trial_id,
                 "val_ckpt": candidate.val_ckpt,
@@ -98,18 +149,36 @@ def write(
                 "file": f"members/{file.name}",
                 "settings": dict(settings),
             })  # fmt: skip
-        content = {**meta, "family": family.name, "members": entries}
-        message = None
-        if submission_config is not None:
-            message = family.submission(Artifact(new, content).predict, submission_config, new / "submission.h5")
+        content = {**meta, "format": FORMAT, "family": family.name, "members": entries}
+        # the plain form, whatever the family exports: it is read back
+        Family.export(family, validation, new / VALIDATION, {"study": str(meta["study"]), "members": len(entries)})
+        message = _submit(Artifact(new, content), place, new / SUBMISSION)
+        content["files"] = [name for name in (VALIDATION, SUBMISSION) if (new / name).exists()]
         write_json(new / "ensemble.json", content)
         files = sorted(p for p in new.rglob("*") if p.is_file())
-        write_text(new / "checksums.sha256", "".join(f"{sha256(p)}  {p.relative_to(new)}\n" for p in files))
+        write_text(new / _SUMS, "".join(f"{sha256(p)}  {p.relative_to(new)}\n" for p in files))
         new.chmod(0o755)
+        sync_tree(new)
         _swap(study_path, new)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return read(study_path), message
+
+
+def _submit(found: Artifact, place: Place, out: Path) -> str | None:
+    """The family's submission file, if it has one. Whatever goes wrong with it is a line: the ensemble stands."""
+    predictors: list[Predictor] = []
+
+    def predict(data: Any) -> Prediction:
+        if not predictors:  # most studies submit nothing: members are restored when first asked for
+            predictors.append(found.predictor(place))
+        return predictors[0](data)
+
+    try:
+        return found.family.submission(predict, found.meta["data"], out)
+    except Exception as error:
+        out.unlink(missing_ok=True)
+        return f"no submission file: {reason(error)}"
 
 
 def _swap(study_path: Path, new: Path) -> None:
@@ -117,7 +186,9 @@ def _swap(study_path: Path, new: Path) -> None:
     if place.exists():
         shutil.rmtree(old, ignore_errors=True)
         place.rename(old)
+        sync_folder(study_path)
     new.rename(place)
+    sync_folder(study_path)
     shutil.rmtree(old, ignore_errors=True)
     for leftover in study_path.glob(f"{_NEW}*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -136,14 +207,14 @@ def read(path: Path) -> Artifact:
                 meta = json.loads(file.read_text(encoding="utf-8"))
                 if not {"family", "members", "scores"} <= set(meta):
                     raise ValueError
-            except (ValueError, TypeError):
+                files = [str(member["file"]) for member in meta["members"]]
+            except (ValueError, TypeError, KeyError):
                 raise BadInput(f"{file}: damaged") from None
             if place.name == _OLD:  # a swap that was cut short between its two renames
                 place = place.rename(path / "ensemble")
-            for member in meta["members"]:
-                inside = (place / str(member["file"])).resolve()
-                if not inside.is_relative_to(place.resolve()):
-                    raise BadInput(f"{file}: member file {member['file']} lies outside the ensemble")
+            for name in files:
+                if not (place / name).resolve().is_relative_to(place.resolve()):
+                    raise BadInput(f"{file}: member file {name} lies outside the ensemble")
             return Artifact(place, meta)
     raise BadInput(f"no ensemble at {path}; build one with: python -m ensembles build {path.name}")
 

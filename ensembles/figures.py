@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -44,16 +47,34 @@ def history(trials: pd.DataFrame, metric: str, mode: str) -> Section:
 
 
 def encoded(trials: pd.DataFrame, space: dict[str, Domain]) -> pd.DataFrame:
-    """Hyperparameters as numbers: logarithms where the range is logarithmic, positions of choices."""
+    """Hyperparameters as numbers: logarithms where the range is logarithmic, positions of choices.
+
+    NaN where a trial has none (another choice rules it out); a column that no trial has is left out.
+    """
     out = {}
     for name, domain in space.items():
         if name not in trials:
             continue
         if domain.kind == "choice":
-            out[name] = trials[name].map({option: i for i, option in enumerate(domain.options)}).astype(float)
+            out[name] = trials[name].map(lambda value, options=domain.options: _position(value, options)).astype(float)
         else:
-            out[name] = np.log10(trials[name].astype(float)) if domain.log else trials[name].astype(float)
-    return pd.DataFrame(out)
+            numbers = pd.to_numeric(trials[name], errors="coerce")
+            out[name] = np.log10(numbers.where(numbers > 0)) if domain.log else numbers
+    frame = pd.DataFrame(out, index=trials.index)
+    return frame.dropna(axis=1, how="all")
+
+
+def _position(value: Any, options: tuple[Any, ...]) -> float:
+    """Where a value is among the options, compared as JSON has them: lists cannot be keys."""
+    texts = [json.dumps(option, default=str) for option in options]
+    text = json.dumps(value, default=str)
+    return float(texts.index(text)) if text in texts else float("nan")
+
+
+def _at_the_bottom(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Missing values a little below all others."""
+    low, high = column.min(), column.max()
+    return column.fillna(low - 0.1 * ((high - low) or 1.0))
 
 
 def importance(trials: pd.DataFrame, space: dict[str, Domain], metric: str) -> Section | None:
@@ -61,7 +82,7 @@ def importance(trials: pd.DataFrame, space: dict[str, Domain], metric: str) -> S
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.inspection import permutation_importance
 
-    features = encoded(trials, space).dropna(axis=1)
+    features = encoded(trials, space).apply(_at_the_bottom)
     if len(trials) < 5 or features.empty:
         return None
     forest = RandomForestRegressor(_FORESTS, random_state=0, min_samples_leaf=2).fit(features, trials[metric])
@@ -85,7 +106,11 @@ def coordinates(trials: pd.DataFrame, space: dict[str, Domain], metric: str) -> 
     for name in features:
         domain = space[name]
         label = name.removeprefix("MODEL.").removeprefix("TRAIN.")
-        axis = {"label": f"log10 {label}" if domain.log else label, "values": features[name]}
+        values = features[name]
+        label = f"log10 {label}" if domain.log else label
+        if values.isna().any():
+            label, values = f"{label} (bottom: none)", _at_the_bottom(values)
+        axis = {"label": label, "values": values}
         if domain.kind == "choice":
             axis |= {"tickvals": list(range(len(domain.options))), "ticktext": [str(o) for o in domain.options]}
         axes.append(axis)
@@ -104,9 +129,9 @@ def learning_curves(study: Study, trials: pd.DataFrame) -> Section:
             rows = pd.read_csv(study.trials / trial_id / "metrics.csv")
         except (FileNotFoundError, pd.errors.EmptyDataError):
             continue
-        if metric in rows:
-            figure.add_scatter(x=rows["epoch"], y=rows[metric], mode="lines", name=trial_id, opacity=0.7)
-    figure.update_layout(xaxis_title="epoch", yaxis_title=f"validation {metric}")
+        if metric in rows and "step" in rows:
+            figure.add_scatter(x=rows["step"], y=rows[metric], mode="lines", name=trial_id, opacity=0.7)
+    figure.update_layout(xaxis_title="step", yaxis_title=f"validation {metric}")
     return "Learning curves", figure
 
 
@@ -115,7 +140,7 @@ def size_curve(found: Artifact) -> Section:
     inside = found.meta["curve"]["in_sample"]
     folds = found.meta["curve"]["out_of_fold"]
     sizes = list(range(1, len(inside) + 1))
-    middle = np.array([f["score"] if f["score"] is not None else np.nan for f in folds], dtype=float)
+    middle = np.array([np.nan if f["score"] is None else f["score"] for f in folds], dtype=float)
     error = np.array([f["standard_error"] or 0.0 for f in folds], dtype=float)
     figure = go.Figure([
         go.Scatter(
@@ -126,6 +151,7 @@ def size_curve(found: Artifact) -> Section:
         go.Scatter(x=sizes, y=inside, mode="lines", line={"dash": "dot"}, name="in sample"),
     ])  # fmt: skip
     score = found.meta["scores"]["out_of_fold"]["score"]
-    figure.add_hline(y=score, line_dash="dash", annotation_text=f"the ensemble, out of fold: {score:.4f}")
+    if score is not None:
+        figure.add_hline(y=score, line_dash="dash", annotation_text=f"the ensemble, out of fold: {score:.4f}")
     figure.update_layout(xaxis_title="checkpoints averaged, best first", yaxis_title=found.meta["metric"]["name"])
     return "Ensemble size", figure

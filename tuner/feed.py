@@ -12,14 +12,13 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from ground.errors import BadInput
-from ground.files import read_json, write_json
+from ground.files import NO_SPACE, read_json, write_json
 from studies import ledger
 from studies.results import FAILED, STOPPED, read_result
 from studies.study import Study
 from tuner import searchers
 from tuner.options import Options
 from tuner.searchers.base import SpaceSearcher
-from tuner.trial import NO_SPACE
 
 
 def objective_value(study: Study, result: dict[str, Any]) -> float | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from ground.errors import BadInput
 
@@ -25,18 +23,6 @@ class Resources:
     def threads(self) -> int:
         """Threads of one trial: packing single-threaded trials beats giving one trial more threads."""
         return max(1, int(self.cpus_per_trial))
-
-
-def available_cpus() -> int:
-    """Cores this process may use (a container or `taskset` may grant fewer than the machine has)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            cores = min(cores, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass
-    return cores
 
 
 def plan(cpus: float, gpus: float, workers: int | None, cpus_per_trial: float, gpus_per_trial: float) -> Resources:

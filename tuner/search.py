@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from ground.cores import available_cpus
 from ground.errors import BadInput
 from models.base import Family, Place
 from studies import ledger
@@ -19,7 +20,7 @@ from studies.results import read_result
 from studies.study import Study
 from tuner.options import Options
 from tuner.progress import Progress
-from tuner.resources import Resources, available_cpus, plan, tune_allocator
+from tuner.resources import Resources, plan, tune_allocator
 from tuner.trial import DiskFull, run_trial
 
 # before ray is imported: these are read at import

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 import search_spaces
+from ground.cores import available_cpus
 from ground.errors import BadInput
 from models.base import Family
 from models.registry import get
@@ -21,7 +22,7 @@ from studies.data import load, split
 from studies.study import Study, begin, remove
 from tuner import searchers
 from tuner.options import Options
-from tuner.resources import available_cpus, plan
+from tuner.resources import plan
 from tuner.schedulers import SCHEDULERS
 
 DEFAULT_FAMILY = "ndt"

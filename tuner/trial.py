@@ -9,7 +9,6 @@ trials/<trial_id>/config.json        what it was told to be
 
 from __future__ import annotations
 
-import errno
 import math
 import time
 import traceback
@@ -21,13 +20,12 @@ import pandas as pd
 import torch
 from filelock import FileLock
 
-from ground.files import atomic_path, sha256, write_json, write_text
+from ground.files import NO_SPACE, atomic_path, sha256, write_json, write_text
 from ground.states import load_state, save_state
 from models.base import Diverged, Family, Learner, Place
 from studies import transfer
 from studies.results import DIVERGED, FAILED, FINISHED, OOM, read_result
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 REPORT_SECONDS = 1.0
 Report = Callable[[dict[str, Any]], None]
 

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ground.cores import available_cpus
 from ground.errors import BadInput
 from models.base import Metric
 from tuner.progress import Progress, clock
-from tuner.resources import available_cpus, plan
+from tuner.resources import plan
 
 
 @given(
