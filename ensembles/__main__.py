@@ -57,6 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     score.add_argument("--family", help="whose submission a file is (default: the only family that scores any)")
     score.add_argument("--json", action="store_true", help="as JSON")
+    _where(score)
     return parser.parse_args(argv)
 
 
@@ -118,11 +119,14 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> int:
+    from ensembles import members
     from ensembles.score import score
-    from studies.places import find
+    from studies import places
 
+    place = members.place(arguments.device, arguments.batch)
     given = Path(arguments.study).expanduser()
-    result = score(given if given.is_file() else find(arguments.study), arguments.target, arguments.family)
+    path = given if given.is_file() else places.find(arguments.study)
+    result = score(path, arguments.target, arguments.family, place)
     if arguments.json:
         print(json.dumps(result, indent=1))
         return 0

@@ -37,14 +37,14 @@ def score(
     if path.is_file():
         return {"phase": phase, "scores": choose(_HOOK, family).evaluate(path, {}, target, path.stem)}
     found = artifacts.read(path)
+    found.verify()
     if family not in (None, found.family.name):
         raise BadInput(f"{found.path}: is of family {found.family.name}, not {family}")
     config, name = found.meta["data"], str(found.meta["study"])
     if target is None:
-        at = place or Place()
-        scores = found.family.evaluate(lambda data: found.predict(data, at), config, None, name)
+        scores = found.family.evaluate(found.predictor(place or Place()), config, None, name)
     else:  # the very file that would be handed in
-        submission = found.path / "submission.h5"
+        submission = found.path / artifacts.SUBMISSION
         if not submission.is_file():
             raise BadInput(f"{submission}: there is no submission to score")
         scores = found.family.evaluate(submission, config, target, name)

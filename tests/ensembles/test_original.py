@@ -20,7 +20,7 @@ import torch
 import validate_test_submission
 from ensembles.__main__ import main as ensembles
 from ensembles.archive import import_archive
-from ensembles.members import candidates, predictions
+from ensembles.members import candidates, restore
 from ground.errors import BadInput
 from models.base import Place
 from models.ndt.metrics import bits_per_spike
@@ -96,7 +96,7 @@ def test_archive_from_zenodo_to_validated_submissions(
         assert len(found) == wanted["n_checkpoints"]
         data = study.load_data()
         truth = study.family.truth(data)
-        rates = predictions(study.family, found, data)
+        rates = [restore(study.family, candidate.path, Place())(data) for candidate in found]
         for candidate, prediction in zip(found, rates, strict=True):
             score = study.family.score(prediction, truth)
             assert score == pytest.approx(wanted["checkpoints"][candidate.name]["co_bps"], abs=1e-6)
