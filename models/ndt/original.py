@@ -170,7 +170,8 @@ def convert(path: Path, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _count(path: Path, name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or value != int(value) or value < 0:
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not is_number or not float(value).is_integer() or value < 0:
         raise BadInput(f"{path}: its {name} is no whole number")
     return int(value)
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 import types
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from ground.errors import BadInput
 from models.base import Place
 from models.ndt.metrics import bits_per_spike
 from models.ndt.original import convert, load
-from models.ndt.submission import submission_arrays
+from models.ndt.submission import submission_arrays, write_submission
+from models.ndt.validation import recompute
 from models.registry import get
 from studies.places import studies_home
+from tests.conftest import ROOT
 from tests.download.servers import serve, zenodo
 
 DATASETS = ("mc_maze_small", "area2_bump")
@@ -263,8 +266,9 @@ def test_truncated_checkpoints(cut: int, unpacked: Path, tmp_path: Path) -> None
     assert "\n" not in str(error.value)
 
 
-def test_legacy_files_and_numpy_scalars_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an older torch wrote them, with a yacs node and numpy's numbers."""
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, Any]], Any]:
+    """Nested settings as the original program pickled them: a stand-in for yacs' CfgNode."""
     yacs, config = types.ModuleType("yacs"), types.ModuleType("yacs.config")
 
     class CfgNode(dict):  # type: ignore[type-arg]
@@ -274,15 +278,100 @@ def test_legacy_files_and_numpy_scalars_load(tmp_path: Path, monkeypatch: pytest
     config.CfgNode = CfgNode  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "yacs", yacs)
     monkeypatch.setitem(sys.modules, "yacs.config", config)
-    node = CfgNode(MODEL=CfgNode(DROPOUT=np.float64(0.5)))
-    node.__dict__["__immutable__"] = True
+
+    def make(settings: Mapping[str, Any]) -> CfgNode:
+        made = CfgNode({k: make(v) if isinstance(v, Mapping) else v for k, v in settings.items()})
+        made.__dict__["__immutable__"] = True
+        return made
+
+    return make
+
+
+def test_legacy_files_and_numpy_scalars_load(tmp_path: Path, node: Callable[[Mapping[str, Any]], Any]) -> None:
+    """As an older torch wrote them, with a yacs node and numpy's numbers."""
     for zipped in (True, False):
         path = tmp_path / f"{zipped}.pth"
-        content = checkpoint(config=node, state_dict=collections.OrderedDict(a=torch.ones(2)))
+        config = node({"MODEL": {"DROPOUT": np.float64(0.5)}})
+        content = checkpoint(config=config, state_dict=collections.OrderedDict(a=torch.ones(2)))
         torch.save(content, path, _use_new_zipfile_serialization=zipped)
         loaded = load(path)
         assert loaded["config"]["MODEL"]["DROPOUT"] == 0.5
         assert torch.equal(loaded["state_dict"]["a"], torch.ones(2))
+
+
+def changed(path: Path, out: Path, node: Callable[[Mapping[str, Any]], Any], **settings: Any) -> None:
+    """A published checkpoint with other settings: GROUP__NAME=value."""
+    content = load(path)
+    config = {k: dict(v) if isinstance(v, Mapping) else v for k, v in content["config"].items()}
+    for name, value in settings.items():
+        group, _, last = name.partition("__")
+        (config[group] if last else config)[last or group] = value
+    out.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({**content, "config": node(config)}, out)
+
+
+@pytest.mark.parametrize("seed", [7, 11])
+def test_subsets_of_trials_are_drawn_by_the_checkpoints_own_seed(
+    seed: int,
+    prepared: None,
+    unpacked: Path,
+    node: Callable[[Mapping[str, Any]], Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A run with RANDOM_SUBSET_TRIALS wrote the rates of its own training trials, in the order it drew them."""
+    family, root = get("ndt"), tmp_path / "archive"
+    published = unpacked / "mc_maze_small/0f8a68b6.lve.pth"
+    file = root / "mc_maze_small/0f8a68b6.lve.pth"
+    changed(published, file, node, SEED=seed, DATA__RANDOM_SUBSET_TRIALS=0.3)
+    (file.parent / "models.csv").write_text(",trial_id,val_ckpt,co-bps\n0,0f8a68b6,lve,0.1\n")
+    data = family.load({"dataset": "mc_maze_small"}, "test")
+    whole = submission_arrays(family.restore(*convert(published, "mc_maze_small"), Place()), data)
+
+    def as_submitted(drawn_by: int) -> dict[str, np.ndarray]:
+        torch.manual_seed(drawn_by)
+        trials = data.train.trials
+        order = torch.randperm(trials)[: int(trials * 0.3)].numpy()
+        assert len(order) == 12
+        return {name: array[order] if name.startswith("train") else array for name, array in whole.items()}
+
+    arrays = recompute(family, file.parent, "mc_maze_small", [("0f8a68b6", "lve")], data)
+    for name, wanted in as_submitted(seed).items():
+        np.testing.assert_allclose(arrays[name], wanted, rtol=1e-5)
+    for drawn_by, code in ((seed, 0), (0, 1)):
+        write_submission({"mc_maze_small": as_submitted(drawn_by)}, tmp_path / "s.h5")
+        command = ["mc_maze_small", str(tmp_path / "s.h5"), "--root", str(root), "--n", "1"]
+        assert validate_test_submission.main(command) == code
+    assert capsys.readouterr().out.count("DIFFERS train_rates") == 2
+
+
+def test_a_network_of_shortened_trials_is_refused_by_name(
+    unpacked: Path, node: Callable[[Mapping[str, Any]], Any], tmp_path: Path
+) -> None:
+    published, path = unpacked / "mc_maze_small/0f8a68b6.lve.pth", tmp_path / "c.pth"
+    changed(published, path, node, MODEL__TRIAL_LENGTH=100)
+    with pytest.raises(BadInput, match=r"TRIAL_LENGTH is 100, so its network saw the first 140 bins only"):
+        convert(path, "mc_maze_small")
+    changed(published, path, node, MODEL__TRIAL_LENGTH=140)  # all of them
+    assert convert(path, "mc_maze_small")[1]["bins"] == 140
+
+
+def test_a_checkpoint_of_another_dataset_is_refused(unpacked: Path) -> None:
+    published = unpacked / "mc_maze_small/0f8a68b6.lve.pth"
+    for dataset in ("area2_bump", "mc_maze_large"):
+        with pytest.raises(BadInput, match=f"180 bins x 142 units is none of {dataset}"):
+            convert(published, dataset)
+    with pytest.raises(BadInput, match="is not an NLB dataset"):
+        convert(published, "archive")
+    sizes = {name: convert(published, "mc_maze_small")[1][name] for name in ("bins", "heldin_units", "seed")}
+    assert sizes == {"bins": 140, "heldin_units": 107, "seed": 42}
+
+
+@pytest.mark.parametrize("value", [None, "many", -3, 1.5, True, float("nan")])
+def test_sizes_that_are_no_numbers_are_one_line(value: Any, tmp_path: Path) -> None:
+    torch.save({**checkpoint(), "max_spikes": value}, tmp_path / "c.pth")
+    with pytest.raises(BadInput, match="its max_spikes is no whole number"):
+        convert(tmp_path / "c.pth", "mc_maze_small")
 
 
 def test_plain_pickle_bytes_are_refused(tmp_path: Path) -> None:
@@ -305,3 +394,32 @@ def test_bad_archives(tmp_path: Path, unpacked: Path, capsys: pytest.CaptureFixt
     (broken / "models.csv").write_text("a,b\n1,2\n")
     assert ensembles(["import", str(broken)]) == 2
     assert "trial_id" in capsys.readouterr().err
+
+
+def test_one_datasets_folder_and_a_zip_of_one_are_archives_too(
+    unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.make_archive(str(tmp_path / "one"), "zip", unpacked, "area2_bump")
+    (study,) = import_archive(tmp_path / "one.zip", family_name="ndt")
+    assert study.path == studies_home(get("ndt")) / "area2_bump-imported"
+    assert study.config["data"] == {"dataset": "area2_bump", "bin_ms": 5}
+    monkeypatch.chdir(unpacked / "mc_maze_small")
+    assert ensembles(["import", ".", "--suffix=-here"]) == 0
+    assert (studies_home(get("ndt")) / "mc_maze_small-here/models.csv").exists()
+
+
+def test_import_replaces_studies_and_nothing_else(unpacked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = studies_home(get("ndt")) / "mc_maze_small-imported"
+    place.mkdir(parents=True)
+    (place / "thesis.txt").write_text("years")
+    assert ensembles(["import", str(unpacked / "mc_maze_small"), "--overwrite"]) == 2
+    assert "is no study" in capsys.readouterr().err
+    assert (place / "thesis.txt").read_text() == "years"
+
+
+def test_a_family_without_an_original_program_imports_nothing(
+    unpacked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CONCERT_FAMILIES", str(ROOT / "tests/families"))
+    assert ensembles(["import", str(unpacked), "--family", "mean"]) == 2
+    assert "--family mean: knows no import checkpoint" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from nlb_tools.evaluation import bits_per_spike as reference_bits
 
 from benchmarks.plain_ndt import PlainLoop
 from ground.errors import BadInput
+from ground.states import load_state, save_state
 from models.base import Family, Place
 from models.conformance import Conformance, HoldsOut, Transfers
 from models.ndt.attention import Dropout, RandomBits, make_band
@@ -332,3 +333,42 @@ def test_bad_settings(settings_given: dict[str, Any], words: str) -> None:
 
 def test_original_bookkeeping_is_ignored() -> None:
     assert resolve({"SEED": 4, "SYSTEM.NUM_GPUS": 2, "TRAIN.TUNE_MODE": True}) == DEFAULTS
+
+
+def cut(spikes: Path, out: Path, heldin: int = 0, bins: int = 0) -> Path:
+    """The file's evaluated trials with some held-in units or bins more or fewer, as a file for prediction."""
+    with h5py.File(spikes) as file:
+        array = file["eval_data_heldin"][()]
+    for axis, change in ((2, heldin), (1, bins)):
+        if change < 0:
+            array = np.take(array, range(array.shape[axis] + change), axis)
+        elif change:
+            array = np.concatenate([array, np.take(array, range(change), axis)], axis)
+    with h5py.File(out, "w") as file:
+        file["eval_data_heldin"] = array
+    return out
+
+
+MISFITS = {
+    "fewer units": ({"heldin": -1}, "20 bins x 8 held-in"),
+    "more units": ({"heldin": 4}, "20 bins x 13 held-in"),
+    "fewer bins": ({"bins": -2}, "18 bins x 9 held-in"),
+    "more bins": ({"bins": 4}, "24 bins x 9 held-in"),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_data_of_other_units_or_bins_is_refused(case: str, spikes: Path, tmp_path: Path) -> None:
+    """The sizes in all would often fit (9 + 4 units, 20 + 4 bins): only the snapshot knows what was held in."""
+    change, words = MISFITS[case]
+    family = get("ndt")
+    learner = NDTLearner(resolve(TINY), load_h5(spikes), Place(), 0)
+    learner.train_piece()
+    save_state(tmp_path / "w.safetensors", learner.weights())
+    predict = family.restore(learner.config, load_state(tmp_path / "w.safetensors"), Place())
+    with pytest.raises(BadInput) as error:
+        predict(family.open(cut(spikes, tmp_path / "x.h5", **change), "test"))
+    assert f"trials of {words} units do not fit a network trained on 20 bins x 9 held-in units" in str(error.value)
+    assert "\n" not in str(error.value)
+    same = predict(family.open(cut(spikes, tmp_path / "y.h5"), "test"))
+    assert same["eval_rates_heldout"].shape == (12, 20, 4)
