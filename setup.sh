@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make (or complete) the virtual environment .venv with what Concert needs; with --dev, what its tests need too.
+# Make (or complete) the virtual environment .venv with what Concert and its model families need (requirements.txt
+# here and in the families' folders); with --dev, what its tests need too.
 set -euo pipefail
 cd "$(dirname "$0")"
 python=${PYTHON:-python3}
@@ -17,11 +18,14 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
 fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 pip() { .venv/bin/python -m pip --disable-pip-version-check install --quiet "$@"; }
-wanted=$(cat requirements.txt requirements-no-deps.txt requirements-dev.txt | cksum)"${1:-}"
+shopt -s nullglob
+with_deps=(requirements.txt models/*/requirements.txt)
+no_deps=(requirements-no-deps.txt models/*/requirements-no-deps.txt)
+wanted=$(cat "${with_deps[@]}" "${no_deps[@]}" requirements-dev.txt | cksum)"${1:-}"
 if [ "$(cat .venv/.installed 2>/dev/null)" != "$wanted" ]; then
   echo "installing packages into .venv (minutes, the first time) ..." >&2
-  pip -r requirements.txt
-  pip --no-deps -r requirements-no-deps.txt
+  pip "${with_deps[@]/#/-r}"  # all at once: pip refuses what does not go together
+  pip --no-deps "${no_deps[@]/#/-r}"
   if [ "${1:-}" = --dev ]; then pip -r requirements-dev.txt; fi
   echo "$wanted" > .venv/.installed
 fi

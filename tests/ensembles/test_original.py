@@ -132,6 +132,27 @@ def test_imported_study_builds_predicts_and_writes_its_submission(
     assert value == pytest.approx(expected["mc_maze_small"]["ensemble_val_co_bps"][size], abs=1e-6)
     config = json.loads((study / "trials/0f8a68b6/config.json").read_text())
     assert config["settings"]["TRAIN.MASK_MAX_SPAN"] == 3  # hyperparameters are kept
+    card = json.loads((study / "trials/0f8a68b6/lve.json").read_text())
+    assert set(card["metrics"]) == {"co-bps", "best_masked_loss", "best_unmasked_loss", "update"}
+    # the members know their held-in units and bins: other data is refused, not answered wrongly
+    given, out = tmp_path / "given.h5", tmp_path / "rates.h5"
+    command = ["predict", "mc_maze_small-imported", str(given), "-o", str(out)]
+    for bins, units, words in (
+        (140, 106, "140 bins x 106"), (140, 108, "140 bins x 108"),
+        (139, 107, "139 bins x 107"), (141, 107, "141 bins x 107"),
+    ):  # fmt: skip
+        with h5py.File(given, "w") as file:
+            file["eval_data_heldin"] = np.ones((3, bins, units))
+        assert ensembles(command) == 2
+        error = capsys.readouterr().err
+        assert f"trials of {words} held-in units do not fit" in error
+        assert len(error.strip().splitlines()) == 1
+        assert not out.exists()
+    with h5py.File(given, "w") as file:
+        file["eval_data_heldin"] = np.ones((3, 140, 107))
+    assert ensembles(command) == 0
+    with h5py.File(out) as file:
+        assert file["eval_rates_heldout_forward"].shape == (3, 40, 35)
 
 
 def test_a_single_changed_number_is_found(
