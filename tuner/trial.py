@@ -9,6 +9,7 @@ trials/<trial_id>/config.json        what it was told to be
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import traceback
@@ -58,7 +59,9 @@ def run_trial(
     Raises:
         DiskFull: nothing is lost, nothing half-written is left.
     """
-    with FileLock(folder / ".lock", timeout=120):  # a worker of a killed driver may live a moment longer
+    # a worker of a killed driver may live a moment longer
+    lock = contextlib.nullcontext() if place.rank else FileLock(folder / ".lock", timeout=120)
+    with lock:
         result = read_result(folder)
         if result is None:
             keeper = Keeper(folder, family, settings, place)
@@ -157,16 +160,19 @@ class Keeper:
     def note(self, learner: Learner, metrics: Mapping[str, float]) -> None:
         row = {"step": learner.steps, "seconds": round(self.seconds, 2), **metrics}
         self.rows.append(row)
-        if self.place.rank:
-            return
-        with atomic_path(self.folder / "metrics.csv") as path:
-            pd.DataFrame(self.rows).to_csv(path, index=False)
-        weights: dict[str, Any] | None = None
+        better = []
         for name, metric in self.family.snapshots.items():
             value = metrics.get(metric.name, math.nan)
             if metric.better(value, self.best.get(metric.name, math.nan)):
                 self.best[metric.name] = value
-                weights = weights or learner.weights()
+                better.append(name)
+        if self.place.rank:
+            return
+        with atomic_path(self.folder / "metrics.csv") as path:
+            pd.DataFrame(self.rows).to_csv(path, index=False)
+        if better:
+            weights = learner.weights()
+            for name in better:
                 self._snapshot(name, weights, row)
         self._tensorboard(row)
 

@@ -55,6 +55,15 @@ def test_one_folder_and_one_yaml_are_enough(tmp_path: Path, home: Path) -> None:
     assert (home / "ray_results/mean/values/ensemble/ensemble.json").exists()
 
 
+def test_data_is_read_once_a_process(tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "values.txt", np.arange(10.0))
+    command = ["run_hyperopt.py", "--data", tmp_path / "values.txt", "--family", "mean", "--samples", 4, "--workers", 1]
+    done = run(*command, "--no-ensemble", env={**ENV, "MEAN_LOADS": str(tmp_path / "loads")})
+    assert done.returncode == 0, done.stderr
+    loads = (tmp_path / "loads").read_text().split()
+    assert len(loads) == len(set(loads)) == 2  # the command itself, and its one worker for four trials
+
+
 def test_a_model_that_crashes_is_a_failed_trial(tmp_path: Path, home: Path) -> None:
     np.savetxt(tmp_path / "values.txt", np.arange(10.0))
     command = ["run_hyperopt.py", "--data", tmp_path / "values.txt", "--family", "mean", "--samples", 2]
