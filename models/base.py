@@ -81,19 +81,19 @@ class Source:
 
     Attributes:
         name: what the user calls it.
-        holds: what is in it, which is also the word after `python -m download`.
         kind: "dandi" (a dandiset) or "zenodo" (one zip archive of a record, which is unpacked).
         identifier: the dandiset's number, or the record's API address.
         folder: the environment variable (one of `Family.folders`) of the folder where it goes.
         file: the archive in a Zenodo record.
+        holds: what is in it, which is also the word after `python -m download`.
     """
 
     name: str
-    holds: Literal["data", "checkpoints"]
     kind: Literal["dandi", "zenodo"]
     identifier: str
     folder: str
     file: str = ""
+    holds: Literal["data", "checkpoints"] = "data"
 
 
 class Learner(ABC):

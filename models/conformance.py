@@ -78,6 +78,10 @@ class Settings(Given):
             for value in ends if domain.kind == "choice" or domain.integer else (domain.low, domain.high):
                 family.check({**space.fixed, name: int(value) if domain.integer else value})
 
+    def test_sources_go_to_folders_that_it_names(self, family: Family) -> None:
+        assert {source.folder for source in family.sources} <= set(family.folders)
+        assert all(bool(source.file) == (source.kind == "zenodo") for source in family.sources)
+
 
 class Data(Given):
     def test_fingerprint_is_stable_and_sensitive(

@@ -36,14 +36,14 @@ class NDTFamily(Family):
     folders = FOLDERS
     environment = ("NLB_HOME",)
     sources = (
-        *(Source(name, "data", "dandi", known.dandiset, "NLB_DATA_RAW") for name, known in prepare.DATASETS.items()),
+        *(Source(name, "dandi", known.dandiset, "NLB_DATA_RAW") for name, known in prepare.DATASETS.items()),
         Source(
             "aesmte3",
-            "checkpoints",
             "zenodo",
             "https://zenodo.org/api/records/5875246",
             "SUBMISSION_VALIDATION_ROOT",
             "ae-nlb-2021-model-checkpoints.zip",
+            holds="checkpoints",
         ),
     )
 

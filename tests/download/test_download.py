@@ -278,8 +278,8 @@ class Other(mean.MeanFamily):
     name = "other"
     folders = {"OTHER_RAW": "other-raw"}
     sources = (
-        Source("mc_maze", "data", "dandi", "000999", "OTHER_RAW"),
-        Source("voltages", "data", "zenodo", "http://127.0.0.1:9/records/1", "OTHER_RAW", "v.zip"),
+        Source("mc_maze", "dandi", "000999", "OTHER_RAW"),
+        Source("voltages", "zenodo", "http://127.0.0.1:9/records/1", "OTHER_RAW", "v.zip"),
     )
 
 

@@ -13,6 +13,7 @@ from models.ndt.templates import nested
 from models.registry import get
 from search_spaces import Domain, load, load_space_json, load_template, names
 from search_spaces.__main__ import main
+from tests.conftest import ROOT
 from tuner.setup import _check_settings
 
 
@@ -83,6 +84,19 @@ def test_generated_configs_come_back_as_they_were(home: Path, capsys: pytest.Cap
     assert main(["generate"]) == 0  # what is there stays
     assert (folder / "mc_maze.yaml").read_text() == "mine"
     assert "left alone" in capsys.readouterr().out
+
+
+def test_only_families_that_come_from_another_program_have_its_form(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CONCERT_FAMILIES", str(ROOT / "tests/families"))
+    monkeypatch.setenv("CONCERT_SPACES", str(ROOT / "tests/families"))
+    assert "mean" in names()
+    assert main(["generate", "--into", str(tmp_path)]) == 0
+    written = {path.stem for path in tmp_path.iterdir()}
+    assert written == {name for name in names() if "dataset" in load(name).data and load(name).family == "ndt"}
+    assert main(["generate", "--family", "mean"]) == 2
+    assert "--family mean: knows no original space" in capsys.readouterr().err
 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
