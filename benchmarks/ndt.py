@@ -37,11 +37,11 @@ def worker(kind: str) -> None:
 
     torch.set_num_threads(1)
     from benchmarks.plain_ndt import PlainLoop
+    from ground.machine import tune_allocator
     from models.ndt.config import resolve
     from models.ndt.data import SpikeData, Spikes
     from models.ndt.learner import NDTLearner
     from models.ndt.network import NDT
-    from tuner.resources import tune_allocator
 
     config = resolve(SETTINGS)
     rng = np.random.default_rng(0)

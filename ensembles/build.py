@@ -19,6 +19,7 @@ from ensembles.pool import Pool
 from ensembles.predict import FAILURES, Kept, keep, reason, scratch
 from ensembles.select import RULES, Rule, curve, describe, uniform
 from ground.errors import BadInput
+from ground.machine import tune_allocator
 from models.base import Family, Place, Prediction
 from studies import ledger
 from studies.data import group_of_each
@@ -76,6 +77,7 @@ def build(
         raise BadInput(f"unknown ensemble rule {rule!r}; there are {', '.join(RULES)}")
     if size is not None and rule != "topn":
         raise BadInput("a fixed size goes with the rule topn")
+    tune_allocator()
     family, place = study.family, place or Place()
     found = candidates(study, LIMIT)
     _fits(size, len(found))
@@ -94,7 +96,7 @@ def build(
             raise BadInput(f"not one of {len(found)} checkpoints can be used ({next(iter(left_out.values()))})")
         _fits(size, len(members))
         say(f"ensemble: choosing members by {rule} and scoring the choice out of fold")
-        weights, scores = _choose(pool, rule, size, seed)
+        weights, scores = choose(pool, rule, size, seed)
         held = study.holdout()
         if held is not None:
             scores["holdout"] = _on_holdout(family, members, weights, held, place, folder / "holdout", seed, say)
@@ -161,10 +163,10 @@ def _combined(
         yield part, family.combine([kept.part(number) for kept in predictions], weights)
 
 
-def _choose(pool: Pool, rule: str, size: int | None, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+def choose(pool: Pool, rule: str, size: int | None, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
     """The weights, and all scores on the validation data in the metric's own direction."""
     count = len(pool.predictions)
-    by_rule = {name: choose(pool, np.random.default_rng(seed)) for name, choose in RULES.items()}
+    by_rule = {name: rule_(pool, np.random.default_rng(seed)) for name, rule_ in RULES.items()}
     weights = uniform(count, size) if size else by_rule[rule]
 
     def first(members: int) -> Rule:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ground.cores import available_cpus
 from ground.errors import BadInput
 from ground.files import read_json, sha256
+from ground.machine import available_cpus
 from ground.states import load_state
 from models.base import Family, Place, Predictor
 from studies import ledger

@@ -42,25 +42,31 @@ def greedy(pool: Pool, rng: np.random.Generator, bags: int = BAGS) -> np.ndarray
     count = len(pool.predictions)
     weights = np.zeros(count)
     for _ in range(bags):
-        samples = _bag(pool, rng)
-        # the best few are always among them: a bag of bad candidates alone would still have its say
-        members = np.union1d(np.arange(min(_SURE, count)), rng.permutation(count)[: (count + 1) // 2])
-        weights[members] += _grow(pool.take(samples, members.tolist()))
+        samples, members = draw(pool, rng)
+        weights[members] += grow(pool.take(samples, members.tolist()))
     kept = np.argsort(-weights, kind="stable")[:MAX_MEMBERS]
     out = np.zeros(count)
     out[kept] = weights[kept]
     return out / out.sum()
 
 
-def _bag(pool: Pool, rng: np.random.Generator) -> np.ndarray:
-    """Half of the groups, drawn at random; no more once they hold some 200 samples, which decide as well as all."""
+def draw(pool: Pool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """What one bag sees: samples and candidates, ascending.
+
+    Half of the groups, and no more of them once they hold some 200 samples, which decide as well as all.
+    """
     names, sizes = np.unique(pool.groups, return_counts=True)
     order = rng.permutation(len(names))[: max(1, len(names) // 2)]
     before = np.cumsum(sizes[order]) - sizes[order]
-    return np.flatnonzero(np.isin(pool.groups, names[order[before < _BAG_SAMPLES]]))
+    samples = np.flatnonzero(np.isin(pool.groups, names[order[before < _BAG_SAMPLES]]))
+    # the best few are always among them: a bag of bad candidates alone would still have its say
+    count = len(pool.predictions)
+    members = np.union1d(np.arange(min(_SURE, count)), rng.permutation(count)[: (count + 1) // 2])
+    return samples, members
 
 
-def _grow(pool: Pool) -> np.ndarray:
+def grow(pool: Pool) -> np.ndarray:
+    """One best addition after the other: the weights of the best prefix."""
     count = len(pool.predictions)
     growing = Growing(pool)
     best_value, best = -np.inf, np.zeros(count)

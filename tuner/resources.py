@@ -53,18 +53,3 @@ def plan(cpus: float, gpus: float, workers: int | None, cpus_per_trial: float, g
             f"{cpus:g} CPUs and {gpus:g} GPUs (at most {fit} do)"
         )
     return Resources(workers or fit, cpus_per_trial, gpus_per_trial)
-
-
-def tune_allocator() -> None:
-    """Keep freed memory in the process: training asks for the same large blocks at every step.
-
-    glibc would return each to the kernel and fault its pages in again. Elsewhere this does nothing.
-    """
-    import ctypes
-
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
-    except (OSError, AttributeError):
-        pass

@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from ground.cores import available_cpus
 from ground.errors import BadInput
+from ground.machine import available_cpus, tune_allocator
 from models.base import Family, Place
 from studies import ledger
 from studies.results import read_result
 from studies.study import Study
 from tuner.options import Options
 from tuner.progress import Progress
-from tuner.resources import Resources, plan, tune_allocator
+from tuner.resources import Resources, plan
 from tuner.trial import DiskFull, run_trial
 
 # before ray is imported: these are read at import

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 import search_spaces
-from ground.cores import available_cpus
 from ground.errors import BadInput
+from ground.machine import available_cpus
 from models.base import Family
 from models.registry import get
 from search_spaces import Domain, SearchSpace

@@ -63,13 +63,18 @@ class CoBps(Scorer):
         self._counted = ~np.isnan(spikes)
         self._all = bool(self._counted.all())
         self._at = np.nonzero(np.nan_to_num(spikes) > 0)
-        self._spikes = spikes[self._at].astype(np.float64)
+        self._note_more(spikes[self._at].astype(np.float64))
         self._entries = self._counted.sum(1, dtype=np.float64)  # (trials, units)
         self._sums: np.ndarray = np.asarray(np.nansum(spikes, axis=1, dtype=np.float64))
         self._shape = spikes.shape
         self.samples = len(spikes)
         self.rows = {"fired": self._at[0]}
         self._prepare()
+
+    def _note_more(self, spikes: np.ndarray) -> None:
+        """Where more than one spike fell, and how many more."""
+        self._more = np.flatnonzero(spikes > 1)
+        self._extra = spikes[self._more] - 1
 
     def _prepare(self) -> None:
         spikes, entries = self._sums.sum(0), self._entries.sum(0)
@@ -94,7 +99,8 @@ class CoBps(Scorer):
         if self._total <= 0:
             return math.nan
         # log(k!) is in both likelihoods and cancels
-        likely = float(self._spikes @ np.log(reduced["fired"].astype(np.float64)))
+        rates = reduced["fired"].astype(np.float64, copy=False)
+        likely = log_sum(rates) + float(self._extra @ np.log(rates[self._more]))
         return (self._null + likely - float(reduced["mass"].sum())) / (self._total * math.log(2))
 
     def take(self, samples: np.ndarray) -> CoBps:
@@ -104,13 +110,25 @@ class CoBps(Scorer):
         place[samples] = np.arange(len(samples))
         trial, *rest = (axis[chosen] for axis in self._at)
         part._at = (place[trial], *rest)
-        part._spikes = self._spikes[chosen]
+        extra = np.zeros(len(chosen))
+        extra[self._more] = self._extra
+        part._note_more(1 + extra[chosen])
         part._counted, part._all = self._counted[samples], self._all
         part._entries, part._sums = self._entries[samples], self._sums[samples]
         part._shape = (len(samples), *self._shape[1:])
         part.samples, part.rows = len(samples), {"fired": part._at[0]}
         part._prepare()
         return part
+
+
+def log_sum(values: np.ndarray) -> float:
+    """The sum of logarithms of positive numbers: of products of eight, where these can be held, for an eighth of the
+    logarithms."""
+    whole = len(values) - len(values) % 8
+    with np.errstate(over="ignore", under="ignore", divide="ignore"):
+        products = np.multiply.reduce(values[:whole].reshape(8, -1), axis=0)
+        total = float(np.log(products).sum() + np.log(values[whole:]).sum())
+    return total if math.isfinite(total) else float(np.log(values).sum())
 
 
 def bits_per_spike_tensor(rates: Tensor, spikes: Tensor) -> float:

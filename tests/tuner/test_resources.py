@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ground.cores import available_cpus
 from ground.errors import BadInput
+from ground.machine import available_cpus
 from models.base import Metric
 from tuner.progress import Progress, clock
 from tuner.resources import plan
