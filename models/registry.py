@@ -75,18 +75,14 @@ def choose(hook: str, name: str | None = None) -> Family:
     if name is not None:
         family = get(name)
         if not _has(family, hook):
-            raise BadInput(f"--family {name}: knows no {_words(hook)}")
+            raise BadInput(f"--family {name}: this family has no {hook}")
         return family
     found = having(hook)
     if len(found) == 1:
         return found[0]
     if not found:
-        raise BadInput(f"no model family here knows {_words(hook)}")
-    raise BadInput(f"{_words(hook)}: {', '.join(f.name for f in found)} know it; say which with --family NAME")
-
-
-def _words(hook: str) -> str:
-    return hook.replace("_", " ")
+        raise BadInput(f"no model family here has {hook}")
+    raise BadInput(f"families {', '.join(f.name for f in found)} have {hook}; say which with --family NAME")
 
 
 @functools.cache

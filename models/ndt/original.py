@@ -152,14 +152,14 @@ def convert(path: Path, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
         config = settings.resolve({k: v for k, v in flat.items() if k in settings.DEFAULTS})
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
-    length, units = (_count(path, name, content[name]) for name in ("trial_length", "num_neurons"))
+    length, units = (_whole(path, name, content[name], 1) for name in ("trial_length", "num_neurons"))
     weights = {
         "network": dict(state),
         "length": length,
         "units": units,
-        "max_spikes": _count(path, "max_spikes", content["max_spikes"]),
-        "seed": _count(path, "SEED", flat.get("SEED", 0)),
-        **_observed(path, dataset, units, length, _count(path, _TRIAL_LENGTH, flat.get(_TRIAL_LENGTH, 0))),
+        "max_spikes": _whole(path, "max_spikes", content["max_spikes"], 0),
+        "seed": _whole(path, "SEED", flat.get("SEED", 0)),
+        **_observed(path, dataset, units, length, _whole(path, _TRIAL_LENGTH, flat.get(_TRIAL_LENGTH, 0))),
     }
     try:
         build(config, weights, "cpu")
@@ -169,10 +169,12 @@ def convert(path: Path, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, weights
 
 
-def _count(path: Path, name: str, value: Any) -> int:
+def _whole(path: Path, name: str, value: Any, least: int | None = None) -> int:
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        value = value.item()
     is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not is_number or not float(value).is_integer() or value < 0:
-        raise BadInput(f"{path}: its {name} is no whole number")
+    if not is_number or not float(value).is_integer() or (least is not None and value < least):
+        raise BadInput(f"{path}: its {name} is no whole number{'' if least is None else f' from {least}'}")
     return int(value)
 
 

@@ -373,8 +373,9 @@ def test_a_network_of_shortened_trials_is_refused_by_name(
     changed(published, path, node, MODEL__TRIAL_LENGTH=100)
     with pytest.raises(BadInput, match=r"TRIAL_LENGTH is 100, so its network saw the first 140 bins only"):
         convert(path, "mc_maze_small")
-    changed(published, path, node, MODEL__TRIAL_LENGTH=140)  # all of them
-    assert convert(path, "mc_maze_small")[1]["bins"] == 140
+    for all_of_them in (140, -1):
+        changed(published, path, node, MODEL__TRIAL_LENGTH=all_of_them, SEED=-1)
+        assert convert(path, "mc_maze_small")[1]["bins"] == 140
 
 
 def test_a_checkpoint_of_another_dataset_is_refused(unpacked: Path) -> None:
@@ -443,4 +444,4 @@ def test_a_family_without_an_original_program_imports_nothing(
 ) -> None:
     monkeypatch.setenv("CONCERT_FAMILIES", str(ROOT / "tests/families"))
     assert ensembles(["import", str(unpacked), "--family", "mean"]) == 2
-    assert "--family mean: knows no import checkpoint" in capsys.readouterr().err
+    assert "--family mean: this family has no import_checkpoint" in capsys.readouterr().err

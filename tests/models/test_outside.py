@@ -136,10 +136,10 @@ def test_where_two_families_have_a_hook_the_user_decides(
     file.write_bytes(b"")
     assert [family.name for family in registry.having("evaluate")] == ["ndt", "two"]
     assert main(["score", str(file), "--target", str(file)]) == 2
-    assert "evaluate: ndt, two know it; say which with --family NAME" in capsys.readouterr().err
+    assert "families ndt, two have evaluate; say which with --family NAME" in capsys.readouterr().err
     assert main(["score", str(file), "--target", str(file), "--family", "two"]) == 0
     assert "FINAL TEST" in capsys.readouterr().out
-    with pytest.raises(BadInput, match="no model family here knows open"):
+    with pytest.raises(BadInput, match="no model family here has open"):
         monkeypatch.setattr(registry, "every", list)
         registry.choose("open")
 

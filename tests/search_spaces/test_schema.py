@@ -96,7 +96,7 @@ def test_only_families_that_come_from_another_program_have_its_form(
     written = {path.stem for path in tmp_path.iterdir()}
     assert written == {name for name in names() if "dataset" in load(name).data and load(name).family == "ndt"}
     assert main(["generate", "--family", "mean"]) == 2
-    assert "--family mean: knows no original space" in capsys.readouterr().err
+    assert "--family mean: this family has no original_space" in capsys.readouterr().err
 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
