@@ -14,7 +14,7 @@ import search_spaces
 from ground.errors import BadInput
 from models.base import Family
 from models.registry import get
-from search_spaces import Domain, SearchSpace
+from search_spaces import SearchSpace
 from studies.study import Study, begin, remove, study_path
 from tuner import searchers
 from tuner.options import Options
@@ -103,7 +103,7 @@ def _space(arguments: argparse.Namespace) -> SearchSpace:
     if arguments.family and arguments.family != space.family:
         get(arguments.family)
         raise BadInput(f"{space.name} is searched with family {space.family}, not {arguments.family}")
-    fixed, domains = dict(space.fixed), dict(space.space)
+    fixed, domains = dict(space.fixed), dict(space.declared or space.space)
     if arguments.space:
         domains = search_spaces.load_space_json(Path(arguments.space))
         fixed = {k: v for k, v in fixed.items() if k not in domains}
@@ -120,6 +120,7 @@ def _space(arguments: argparse.Namespace) -> SearchSpace:
             raise BadInput(f"--set {assignment}: {text!r} is no value") from None
         fixed[name] = _number(value)
         domains.pop(name, None)
+    domains = search_spaces.decide(domains, fixed)
     if not domains:
         raise BadInput("everything is fixed: nothing is left to search")
     return replace(space, fixed=fixed, space=domains)
@@ -133,22 +134,13 @@ def _number(value: Any) -> Any:
 
 
 def _check_settings(space: SearchSpace, family: Family) -> None:
-    """Every fixed value, and both ends of every range."""
+    """Every fixed value, and both ends of every range with what makes it active."""
     family.check(space.fixed)
-    for name, domain in space.space.items():
-        for value in _ends(domain):
-            try:
-                family.check({**space.fixed, name: value})
-            except BadInput as error:
-                raise BadInput(f"search space {space.name}: {error}") from None
-
-
-def _ends(domain: Domain) -> tuple[Any, ...]:
-    if domain.kind == "choice":
-        return domain.options
-    if domain.integer:
-        return (int(domain.low), int(domain.high) - 1)
-    return (domain.low, domain.high)
+    for corner in search_spaces.corners(space.space):
+        try:
+            family.check({**space.fixed, **corner})
+        except BadInput as error:
+            raise BadInput(f"search space {space.name}: {error}") from None
 
 
 def _objective(asked: str | None, family: Family) -> str:
