@@ -18,8 +18,8 @@ choices and integer parameters of the same space: it is searched only where each
       layers: {choice: [[64, 128], [32, 32, 32]]}
       mix: {choice: [null, sum], when: {layers: [[32, 32, 32]], optimizer: [adam, sgd]}}
 
-Conditions may chain (a parameter is active only if its parents are), but not circle. One on a fixed setting is
-settled when the file is read.
+Conditions may chain (a parameter is active only if its parents are), but not circle. One on a fixed setting must be
+met there, and is settled when the file is read.
 
 The published JSON spaces and nested YAML templates of AESMTE3 load as they are.
 """
