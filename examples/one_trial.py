@@ -40,8 +40,10 @@ def main(name: str = "lorenz") -> float:
             metrics = learner.train_piece()
             if learner.due or learner.done:
                 metrics |= learner.validate()
-                print(f"step {learner.steps:5d}  {learner.progress:4.0%}  "
-                      f"loss {metrics['train_loss']:.4f}  {family.metric.name} {metrics[family.metric.name]:.4f}")  # fmt: skip
+                loss, score = metrics["train_loss"], metrics[family.metric.name]
+                print(
+                    f"step {learner.steps:5d} {learner.progress:5.0%} loss {loss:.4f} {family.metric.name} {score:.4f}"
+                )
             # 4. Half-way, stop as a power cut would, and go on in a fresh learner: the end is the same.
             if 0.5 <= learner.progress < 1 and not last.exists():
                 save_state(last, learner.state())

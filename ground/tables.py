@@ -21,7 +21,9 @@ def read_table(path: Path, text: Sequence[str]) -> pd.DataFrame:
         BadInput: no such file, or not such a table.
     """
     try:
-        frame = pd.read_csv(path, index_col=0, dtype=dict.fromkeys(text, str), keep_default_na=True)
+        frame = pd.read_csv(
+            path, index_col=0, dtype=dict.fromkeys(text, str), keep_default_na=True, float_precision="round_trip"
+        )
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except (ValueError, UnicodeDecodeError) as error:

@@ -10,6 +10,17 @@
       MODEL.DECODER.LAYERS: {choice: [1, 2]}
     budget: {samples: 120, keep: 60}
 
+A choice's options are text, numbers, true, false, null or lists of these. `when` makes a parameter conditional on
+choices and integer parameters of the same space: it is searched only where each of them has one of the values given.
+
+      optimizer: {choice: [adam, sgd]}
+      momentum: {uniform: [0, 1], when: {optimizer: sgd}}
+      layers: {choice: [[64, 128], [32, 32, 32]]}
+      mix: {choice: [null, sum], when: {layers: [[32, 32, 32]], optimizer: [adam, sgd]}}
+
+Conditions may chain (a parameter is active only if its parents are), but not circle. One on a fixed setting must be
+met there, and is settled when the file is read.
+
 The published JSON spaces and nested YAML templates of AESMTE3 load as they are.
 """
 
@@ -27,6 +38,8 @@ from typing import Any, Literal, cast
 import yaml
 
 from ground.errors import BadInput
+from search_spaces import conditions
+from search_spaces.conditions import decide, same
 
 _HERE = Path(__file__).parent
 EXTRA_FOLDERS = "CONCERT_SPACES"
@@ -35,6 +48,11 @@ Kind = Literal["uniform", "loguniform", "randint", "lograndint", "choice"]
 KINDS: tuple[Kind, ...] = ("uniform", "loguniform", "randint", "lograndint", "choice")
 _TOP = ("family", "description", "data", "fixed", "space", "budget")
 _BUDGET = {"samples": 100, "keep": 60, "workers": None}
+RESERVED = frozenset(
+    {"trial_id", "val_ckpt", "seconds", "status", "reason", "path", "step", "epoch", "number", "seed", "INIT"}
+)
+"""Names that no setting may have: columns of models.csv and a trial's own keys. INIT may be fixed, not searched: it
+names the checkpoint that training starts from."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +62,20 @@ class Domain:
     Attributes:
         kind: how it is drawn.
         low, high: bounds; `high` is exclusive for the integer kinds.
-        options: what a choice chooses from.
+        options: what a choice chooses from: JSON values.
+        when: parent -> the values of it with which this parameter is active; empty: always.
     """
 
     kind: Kind
     low: float = 0.0
     high: float = 0.0
     options: tuple[Any, ...] = ()
+    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # as JSON gives them back, so that a space is the same before and after its way through a study
+        object.__setattr__(self, "options", tuple(_option(value) for value in self.options))
+        object.__setattr__(self, "when", {k: tuple(_option(v) for v in values) for k, values in self.when.items()})
         if self.kind == "choice":
             if not self.options:
                 raise BadInput("a choice needs at least one option")
@@ -76,21 +99,109 @@ class Domain:
 
     def contains(self, value: Any) -> bool:
         if self.kind == "choice":
-            return value in self.options
+            return any(same(option, value) for option in self.options)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             return False
         if self.integer:
             return value == int(value) and self.low <= value < self.high
         return self.low <= value <= self.high
 
+    def position(self, value: Any) -> int:
+        """Which option of a choice `value` is.
+
+        Raises:
+            ValueError: none.
+        """
+        for index, option in enumerate(self.options):
+            if same(option, value):
+                return index
+        raise ValueError(f"{value!r} is none of the options")
+
+    def ends(self) -> tuple[Any, ...]:
+        """The smallest and the largest value, or every option."""
+        if self.kind == "choice":
+            return self.options
+        if self.integer:
+            return (int(self.low), int(self.high) - 1)
+        return (self.low, self.high)
+
+    def canonical(self, value: Any) -> Any:
+        """A value of this domain in the one form that it always has: 3.0 as 3 among integers, an option as given."""
+        if self.kind == "choice":
+            return self.options[self.position(value)]
+        return int(value) if self.integer else float(value)
+
+    def read(self, cell: Any) -> Any:
+        """The value that a cell of a table means, in which null is empty, and lists and mixed types are text."""
+        value = cell.item() if hasattr(cell, "item") else cell
+        if self.kind == "choice":
+            if isinstance(value, float) and math.isnan(value):
+                value = None
+            meant = [o for o in self.options if same(o, value)] or [o for o in self.options if str(o) == value]
+            return meant[0] if meant else value
+        return int(value) if self.integer and isinstance(value, float) and value.is_integer() else value
+
     def to_json(self) -> dict[str, Any]:
         values = list(self.options) if self.kind == "choice" else [self.low, self.high]
-        return {self.kind: values}
+        entry: dict[str, Any] = {self.kind: values}
+        return {**entry, "when": {k: list(v) for k, v in self.when.items()}} if self.when else entry
+
+    @classmethod
+    def from_json(cls, entry: Any) -> Domain:
+        """What `to_json` wrote, or what a file says in that form.
+
+        Raises:
+            BadInput: it makes no domain.
+        """
+        if not isinstance(entry, Mapping) or not set(entry) - {"when"}:
+            raise BadInput(f"expected one of {', '.join(KINDS)} with its bounds, not {entry!r}")
+        kinds = [key for key in entry if key in KINDS]
+        others = [key for key in entry if key not in (*KINDS, "when")]
+        if others:
+            known = ("when",) if kinds else KINDS
+            near = difflib.get_close_matches(str(others[0]), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise BadInput(f"unknown {'key' if kinds else 'kind'} {others[0]!r}; {hint}")
+        if len(kinds) > 1:
+            raise BadInput(f"expected one of {', '.join(KINDS)}, not both {kinds[0]} and {kinds[1]}")
+        kind, arguments, when = cast(Kind, kinds[0]), entry[kinds[0]], _when(entry)
+        if not isinstance(arguments, list):
+            raise BadInput(f"{kind} takes a list")
+        if kind == "choice":
+            return cls("choice", options=tuple(arguments), when=when)
+        if len(arguments) != 2 or not all(isinstance(b, (int, float)) and not isinstance(b, bool) for b in arguments):
+            raise BadInput(f"{kind} takes two numbers, not {arguments!r}")
+        return cls(kind, arguments[0], arguments[1], when=when)
+
+
+def _option(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, (list, tuple)):
+        return [_option(item) for item in value]
+    if value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise BadInput(f"{value!r} is no option: text, numbers, true, false, null and lists of these are")
+
+
+def _when(entry: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """The conditions of an entry; one value stands for a list of it."""
+    when = entry.get("when", {})
+    if not isinstance(when, Mapping) or ("when" in entry and not when):
+        raise BadInput(f"when takes parameters and their values, as in {{optimizer: sgd}}, not {when!r}")
+    empty = [parent for parent, values in when.items() if values == []]
+    if empty:
+        raise BadInput(f"when {empty[0]} has what value? The list is empty")
+    return {str(parent): tuple(v) if isinstance(v, list) else (v,) for parent, v in when.items()}
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """One dataset's search: which family, on what data, what is fixed and what is searched."""
+    """One dataset's search: which family, on what data, what is fixed and what is searched.
+
+    Attributes:
+        space: what is searched; conditions on fixed settings are settled.
+        declared: the same with all conditions, for who fixes other settings (`decide` settles them again).
+    """
 
     name: str
     family: str
@@ -99,6 +210,7 @@ class SearchSpace:
     space: dict[str, Domain]
     budget: dict[str, Any] = field(default_factory=lambda: dict(_BUDGET))
     description: str = ""
+    declared: dict[str, Domain] = field(default_factory=dict)
 
 
 def names() -> list[str]:
@@ -143,7 +255,8 @@ def load(name: str | Path) -> SearchSpace:
     space: dict[str, Domain] = {}
     for key, value in (content["space"] or {}).items():
         try:
-            space[key] = _domain(value)
+            _unreserved(key, searched=True)
+            space[key] = Domain.from_json(_numbers(value))
         except BadInput as error:
             raise fail(("space", key), f"{key}: {error}") from None
     if not space:
@@ -154,17 +267,24 @@ def load(name: str | Path) -> SearchSpace:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise fail(("budget", key), f"budget {key} must be a whole number above zero, not {value!r}")
     fixed = {key: _number(value) for key, value in (content.get("fixed") or {}).items()}
+    for key in fixed:
+        try:
+            _unreserved(key, searched=False)
+        except BadInput as error:
+            raise fail(("fixed", key), str(error)) from None
     both = sorted(set(fixed) & set(space))
     if both:
         raise fail(("fixed", both[0]), f"{both[0]} is both fixed and searched")
+    conditions.check(space, fixed, fail)
     return SearchSpace(
         path.stem,
         str(content["family"]),
         dict(content.get("data") or {}),
         fixed,
-        space,
+        decide(space, fixed),
         budget,
         str(content.get("description") or ""),
+        space,
     )
 
 
@@ -186,23 +306,18 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _domain(value: Any) -> Domain:
-    if not isinstance(value, dict) or len(value) != 1:
-        raise BadInput(f"expected one of {', '.join(KINDS)} with its bounds, not {value!r}")
-    ((kind, arguments),) = value.items()
-    if kind not in KINDS:
-        near = difflib.get_close_matches(str(kind), KINDS, n=1)
-        raise BadInput(
-            f"unknown kind {kind!r}; " + (f"did you mean {near[0]}?" if near else "there are " + ", ".join(KINDS))
-        )
-    if not isinstance(arguments, list):
-        raise BadInput(f"{kind} takes a list")
-    if kind == "choice":
-        return Domain("choice", options=tuple(_number(v) for v in arguments))
-    bounds = [_number(v) for v in arguments]
-    if len(bounds) != 2 or not all(isinstance(b, (int, float)) and not isinstance(b, bool) for b in bounds):
-        raise BadInput(f"{kind} takes two numbers, not {arguments!r}")
-    return Domain(cast(Kind, kind), bounds[0], bounds[1])
+def _numbers(value: Any) -> Any:
+    """`_number` of everything in a nested value."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    return [_numbers(item) for item in value] if isinstance(value, list) else _number(value)
+
+
+def _unreserved(name: str, searched: bool) -> None:
+    if name == "INIT" and searched:
+        raise BadInput("INIT can be fixed, not searched: it names the checkpoint that training starts from")
+    if name in RESERVED - {"INIT"}:
+        raise BadInput(f"{name} is a name that models.csv and trials use themselves; call the setting otherwise")
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
@@ -237,6 +352,11 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     return content, lines
 
 
+def read_point(space: Mapping[str, Domain], row: Mapping[str, Any]) -> dict[str, Any]:
+    """The active hyperparameters of a row of models.csv, as far as it has them; inactive ones are empty there."""
+    return conditions.prune(space, {name: domain.read(row[name]) for name, domain in space.items() if name in row})
+
+
 def load_space_json(path: Path) -> dict[str, Domain]:
     """A published JSON space: {"MODEL.DROPOUT": {"low", "high", "sample_fn", "opts"}}.
 
@@ -267,6 +387,7 @@ def load_space_json(path: Path) -> dict[str, Domain]:
             raise BadInput(f"{path}: {key} has the unknown key {unknown[0]!r}")
         kind = entry.get("sample_fn") or ("choice" if "opts" in entry and "low" not in entry else "uniform")
         try:
+            _unreserved(key, searched=True)
             if kind == "choice":
                 space[key] = Domain("choice", options=tuple(entry.get("opts") or ()))
             elif kind in KINDS:

@@ -51,14 +51,7 @@ class Study:
 
     @property
     def space(self) -> dict[str, Domain]:
-        space = {}
-        for name, entry in self.config["space"].items():
-            ((kind, values),) = entry.items()
-            if kind == "choice":
-                space[name] = Domain("choice", options=tuple(values))
-            else:
-                space[name] = Domain(kind, values[0], values[1])
-        return space
+        return {name: Domain.from_json(entry) for name, entry in self.config["space"].items()}
 
     def load_data(self) -> Any:
         """What the study trains on and selects by, checked to be what it began with: no sample that is held out.

@@ -13,6 +13,7 @@ from ray.tune.search import Searcher
 
 from ground.errors import BadInput
 from ground.files import NO_SPACE, read_json, write_json
+from search_spaces import read_point
 from studies import ledger
 from studies.results import FAILED, STOPPED, read_result
 from studies.study import Study
@@ -65,14 +66,14 @@ class StudyFeed(Searcher):
         if column is None:
             raise BadInput(f"{path}: has no column {objective} to start from")
         ascending = self.searcher.mode == "min"
-        told = 0
+        points = []
         for _, row in frame.sort_values(column, ascending=ascending).groupby("trial_id", sort=False).first().iterrows():
-            settings = {k: _whole(row.get(k), domain.integer) for k, domain in self.study.space.items()}
+            settings = read_point(self.study.space, row)
             if self.searcher.contains(settings):
-                self.searcher.add_evaluated_point(settings, row[column])
-                told += 1
-        if not told:
+                points.append((settings, row[column]))
+        if not points:
             raise BadInput(f"{path}: no model of it lies in this search space")
+        self.searcher.warm_start(points)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         with self.disk_watched():
@@ -155,8 +156,3 @@ class StudyFeed(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         self.searcher.restore(checkpoint_path)
-
-
-def _whole(value: Any, integer: bool) -> Any:
-    value = value.item() if hasattr(value, "item") else value
-    return int(value) if integer and isinstance(value, float) and value.is_integer() else value

@@ -16,7 +16,7 @@ from ground.errors import BadInput
 from ground.machine import available_cpus
 from models.base import Family
 from models.registry import get
-from search_spaces import Domain, SearchSpace
+from search_spaces import SearchSpace
 from studies import places, transfer
 from studies.data import load, split
 from studies.study import Study, begin, remove
@@ -122,7 +122,7 @@ def _space(arguments: argparse.Namespace) -> SearchSpace:
     if arguments.family and arguments.family != space.family:
         get(arguments.family)
         raise BadInput(f"{space.name} is searched with family {space.family}, not {arguments.family}")
-    fixed, domains = dict(space.fixed), dict(space.space)
+    fixed, domains = dict(space.fixed), dict(space.declared or space.space)
     if arguments.space:
         domains = search_spaces.load_space_json(Path(arguments.space))
         fixed = {k: v for k, v in fixed.items() if k not in domains}
@@ -139,6 +139,7 @@ def _space(arguments: argparse.Namespace) -> SearchSpace:
             raise BadInput(f"--set {assignment}: {text!r} is no value") from None
         fixed[name] = _number(value)
         domains.pop(name, None)
+    domains = search_spaces.decide(domains, fixed)
     if not domains:
         raise BadInput("everything is fixed: nothing is left to search")
     return replace(space, fixed=fixed, space=domains)
@@ -160,22 +161,16 @@ def _number(value: Any) -> Any:
 
 
 def _check_settings(space: SearchSpace, family: Family) -> None:
-    """Every fixed value, and both ends of every range."""
+    """Every fixed value, and both ends of every range with what makes it active."""
+    for metric in family.snapshots.values():
+        if metric.name in {*space.space, *space.fixed}:
+            raise BadInput(f"search space {space.name}: {metric.name} is a metric of the family, not a setting")
     family.check(space.fixed)
-    for name, domain in space.space.items():
-        for value in _ends(domain):
-            try:
-                family.check({**space.fixed, name: value})
-            except BadInput as error:
-                raise BadInput(f"search space {space.name}: {error}") from None
-
-
-def _ends(domain: Domain) -> tuple[Any, ...]:
-    if domain.kind == "choice":
-        return domain.options
-    if domain.integer:
-        return (int(domain.low), int(domain.high) - 1)
-    return (domain.low, domain.high)
+    for corner in search_spaces.corners(space.space):
+        try:
+            family.check({**space.fixed, **corner})
+        except BadInput as error:
+            raise BadInput(f"search space {space.name}: {error}") from None
 
 
 def _objective(asked: str | None, family: Family) -> str:

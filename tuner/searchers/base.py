@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import numpy as np
 from ray.tune.search import Searcher
 
 from ground.files import write_json
-from search_spaces import Domain
+from search_spaces import Domain, prune
+from search_spaces.conditions import is_active, ordered
 
 Point = dict[str, Any]
 _TRIES = 1000
@@ -29,7 +30,7 @@ class Observation:
 
 
 class SpaceSearcher(Searcher):
-    """A Ray Tune searcher over a search space.
+    """A Ray Tune searcher over a search space. A point holds its active hyperparameters only.
 
     A proposal depends only on the seed, the history and the points under way, so a searcher that is rebuilt
     from a study's trials goes on as the one that was lost.
@@ -48,14 +49,20 @@ class SpaceSearcher(Searcher):
         self.history: list[Observation] = []
         self.pending: dict[str, Point] = {}
         self.asked = 0
+        self.known = 0
+        """How many points of the history come from elsewhere: the initial design is that much smaller."""
+        self._order = ordered(self.space)
 
     @abstractmethod
     def propose(self, rng: np.random.Generator) -> Point:
-        """The next point to try, given `history` and `pending`. It may repeat a point: `suggest` sees to that."""
+        """The next point to try, given `history` and `pending`.
+
+        It may hold inactive parameters and repeat a point: `suggest` sees to that.
+        """
 
     def suggest(self, trial_id: str) -> Point | str | None:  # type: ignore[override]
         rng = np.random.default_rng([self.seed, self.asked])
-        point = self._fresh(self.propose(rng), rng)
+        point = self._fresh(prune(self.space, self.propose(rng)), rng)
         if point is None:
             return str(Searcher.FINISHED)
         self.asked += 1
@@ -71,10 +78,26 @@ class SpaceSearcher(Searcher):
         return None  # a finite space, used up
 
     def _key(self, point: Mapping[str, Any]) -> str:
-        return json.dumps([point.get(name) for name in self.space])
+        return json.dumps({name: point[name] for name in self.space if name in point})
 
     def random_point(self, rng: np.random.Generator) -> Point:
-        return {name: sample(domain, rng) for name, domain in self.space.items()}
+        point: Point = {}
+        for name in self._order:
+            if is_active(self.space[name], point):
+                point[name] = sample(self.space[name], rng)
+        return {name: point[name] for name in self.space if name in point}
+
+    def _own(self, parameters: Mapping[str, Any]) -> Point:
+        """The active parameters, each value in its one form: as proposed, whatever files it went through."""
+        point: Point = {}
+        for name in self._order:
+            if is_active(self.space[name], point):
+                point[name] = self.space[name].canonical(parameters[name])
+        return {name: point[name] for name in self.space if name in point}
+
+    def filled(self, point: Mapping[str, Any]) -> Point:
+        """A point with a place in every dimension, for models: inactive parameters are all at their middle."""
+        return {name: point[name] if name in point else middle(domain) for name, domain in self.space.items()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         point = self.pending.pop(trial_id, None)
@@ -94,15 +117,23 @@ class SpaceSearcher(Searcher):
         loss = None
         if not error and value is not None and math.isfinite(value):
             loss = -float(value) if self.mode == "max" else float(value)
-        self.history.append(Observation({name: parameters[name] for name in self.space}, loss))
+        self.history.append(Observation(self._own(parameters), loss))
+
+    def warm_start(self, points: Iterable[tuple[Mapping[str, Any], float | None]]) -> None:
+        """Tell of another study's points and their values: they stand in for points of the initial design."""
+        for parameters, value in points:
+            self.add_evaluated_point(parameters, value)
+            self.known += 1
 
     def add_pending_point(self, trial_id: str, parameters: Mapping[str, Any]) -> None:
         """Tell of a point that is being evaluated by a trial this searcher did not start."""
-        self.pending[trial_id] = {name: parameters[name] for name in self.space}
+        self.pending[trial_id] = self._own(parameters)
 
     def contains(self, parameters: Mapping[str, Any]) -> bool:
-        """Whether every hyperparameter of the space is there, within its domain."""
-        return all(name in parameters and domain.contains(parameters[name]) for name, domain in self.space.items())
+        """Whether exactly the active hyperparameters are there, each within its domain."""
+        own = prune(self.space, parameters)
+        active = {name for name, domain in self.space.items() if is_active(domain, own)}
+        return set(parameters) == active and all(self.space[name].contains(parameters[name]) for name in active)
 
     def losses(self) -> np.ndarray:
         """The loss of each observation, failures told as the worst seen and outliers drawn in.
@@ -122,12 +153,14 @@ class SpaceSearcher(Searcher):
         return {
             "seed": self.seed,
             "asked": self.asked,
+            "known": self.known,
             "history": [[o.point, o.loss] for o in self.history],
             "pending": dict(self.pending),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:  # type: ignore[override]
         self.seed, self.asked, self.pending = state["seed"], state["asked"], dict(state["pending"])
+        self.known = state.get("known", 0)
         self.history = [Observation(point, loss) for point, loss in state["history"]]
 
     def save(self, checkpoint_path: str) -> None:
@@ -149,3 +182,12 @@ def sample(domain: Domain, rng: np.random.Generator) -> Any:
     if domain.kind == "lograndint":
         return int(min(max(math.floor(value), domain.low), domain.high - 1))
     return float(min(max(value, domain.low), domain.high))
+
+
+def middle(domain: Domain) -> Any:
+    """The fixed value that stands for an inactive parameter: the middle of a range, the first option."""
+    if domain.kind == "choice":
+        return domain.options[0]
+    low, high = domain.ends()
+    value = math.sqrt(low * high) if domain.log else (low + high) / 2
+    return math.floor(value) if domain.integer else min(max(value, low), high)

@@ -43,10 +43,11 @@ class OptunaGPSearch(SpaceSearcher):
         }
 
     def _coded(self, point: Point) -> Point:
-        """Choices by position: options may be of any type."""
+        """All dimensions, as the sampler only models those that every trial has; choices by position: options may be
+        of any type."""
         return {
-            name: domain.options.index(point[name]) if domain.kind == "choice" else point[name]
-            for name, domain in self.space.items()
+            name: self.space[name].position(value) if self.space[name].kind == "choice" else value
+            for name, value in self.filled(point).items()
         }
 
 

@@ -17,7 +17,7 @@ from skopt.utils import normalize_dimensions
 from threadpoolctl import threadpool_limits
 
 from search_spaces import Domain
-from tuner.searchers.base import Point, SpaceSearcher
+from tuner.searchers.base import Point, SpaceSearcher, middle
 
 _GLOBAL, _LOCAL, _AROUND = 2000, 4000, 5
 
@@ -70,7 +70,7 @@ class SkOptSearch(SpaceSearcher):
 
     def propose(self, rng: np.random.Generator) -> Point:
         dimensions = [dimension(domain, name) for name, domain in self.space.items()]
-        count = initial_points(len(dimensions))
+        count = max(0, initial_points(len(dimensions)) - self.known)
         if self.asked < count or sum(o.loss is not None for o in self.history) < 3:
             return self._initial(dimensions, count, rng)
         # more threads than the driver's one core would slow the fit and take cores from the trials
@@ -115,7 +115,7 @@ class SkOptSearch(SpaceSearcher):
         near = np.clip(np.where(moved, anchors + reach * rng.normal(size=anchors.shape), anchors), 0.0, 1.0)
         candidates = np.concatenate([rng.random((_GLOBAL, near.shape[1])), near])
         # there and back: integers and choices land on their own values
-        candidates = np.asarray(space.transform(space.inverse_transform(candidates)))
+        candidates = np.asarray(space.transform(self._imputed(space.inverse_transform(candidates))))
         gain = gaussian_ei(candidates, model, y_opt=mean.min(), xi=0.0)
         best: list[object] = space.inverse_transform(candidates[[int(np.argmax(gain))]])[0]
         return best
@@ -128,10 +128,23 @@ class SkOptSearch(SpaceSearcher):
         return self._point(rows[self.asked])
 
     def _row(self, point: Point) -> list[object]:
-        return [
-            domain.options.index(point[name]) if domain.kind == "choice" else point[name]
-            for name, domain in self.space.items()
-        ]
+        return [_coded(value, self.space[name]) for name, value in self.filled(point).items()]
+
+    def _imputed(self, rows: list[list[object]]) -> list[list[object]]:
+        """Rows with inactive parameters at their middle: the model knows of no others."""
+        if not any(domain.when for domain in self.space.values()):
+            return rows
+        names = list(self.space)
+        table = np.array(rows, dtype=object)
+        active: dict[str, np.ndarray] = {}
+        for name in self._order:
+            active[name] = np.ones(len(table), dtype=bool)
+            for parent, values in self.space[name].when.items():
+                codes = [_coded(value, self.space[parent]) for value in values]
+                column = np.rint(table[:, names.index(parent)].astype(float))
+                active[name] &= active[parent] & np.isin(column, codes)
+            table[~active[name], names.index(name)] = _coded(middle(self.space[name]), self.space[name])
+        return table.tolist()
 
     def _point(self, row: list[object]) -> Point:
         return {name: _plain(value, domain) for (name, domain), value in zip(self.space.items(), row, strict=True)}
@@ -149,6 +162,11 @@ def _seed(rng: np.random.Generator) -> int:
 def _standardized(losses: np.ndarray) -> np.ndarray:
     spread = float(losses.std())
     return (losses - losses.mean()) / spread if spread > 0 else losses - losses.mean()
+
+
+def _coded(value: Any, domain: Domain) -> Any:
+    """A value as skopt has it, and as `_plain` reads it back."""
+    return domain.position(value) if domain.kind == "choice" else value
 
 
 def _plain(value: object, domain: Domain) -> object:
