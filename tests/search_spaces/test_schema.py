@@ -237,6 +237,7 @@ def test_corners_activate_what_they_are_of(nested_space: Path) -> None:
 
 def test_ends_are_checked_where_they_are_active(nested_space: Path) -> None:
     class Strict:
+        snapshots: dict[str, Any] = {}
         checked: list[dict[str, Any]] = []
 
         def check(self, settings: dict[str, Any]) -> dict[str, Any]:
