@@ -16,7 +16,7 @@ from ensembles.artifact import Artifact
 from ensembles.estimate import Jackknife, fold_curve, out_of_fold
 from ensembles.members import Candidate, candidates
 from ensembles.pool import Pool
-from ensembles.predict import FAILURES, Kept, keep, reason, scratch
+from ensembles.predict import FAILURES, Kept, combine, keep, reason, scratch
 from ensembles.select import RULES, Rule, curve, describe, uniform
 from ground.errors import BadInput
 from ground.machine import tune_allocator
@@ -160,7 +160,7 @@ def _combined(
     family: Family, predictions: Sequence[Kept], weights: Sequence[float], data: Any
 ) -> Iterator[tuple[Any, Prediction]]:
     for number, part in enumerate(family.parts(data)):
-        yield part, family.combine([kept.part(number) for kept in predictions], weights)
+        yield part, combine(family, (kept.part(number) for kept in predictions), weights)
 
 
 def choose(pool: Pool, rule: str, size: int | None, seed: int) -> tuple[np.ndarray, dict[str, Any]]:

@@ -21,7 +21,7 @@ from ground.files import read_json
 from models import registry
 from models.base import Place
 from studies.study import Study, open_study
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run
 from tests.ensembles.studies import add_trial, write_data, write_study
 
 LEVELS = [0.5, 0.6, 0.7, 0.8, 3.0]
@@ -339,6 +339,18 @@ def test_the_holdout_scores_what_was_chosen_without_it(tmp_path: Path, capsys: p
         assert words in shown
     page = report.write(study).read_text()
     assert "holdout" in page and "clean number" in page
+
+
+def test_one_command_ends_with_the_clean_number(tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "values.txt", np.random.default_rng(0).normal(4.0, 1.0, 60))
+    folders = str(ROOT / "tests" / "families")
+    command = ["run_hyperopt.py", "--data", tmp_path / "values.txt", "--family", "mean", "--samples", 2]
+    done = run(*command, "--holdout", 0.3, env={registry.EXTRA_FOLDERS: folders, "CONCERT_SPACES": folders})
+    assert done.returncode == 0, done.stderr
+    for how in ("holdout", "out of fold"):
+        line = next(line for line in done.stdout.splitlines() if line.startswith(f"  mse {how}"))
+        assert line.count("±") == 3 and "difference" in line
+    assert "  mse in sample" in done.stdout
 
 
 def test_the_leaderboard_has_a_row_a_moment_and_the_ensemble(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
