@@ -284,14 +284,11 @@ def _per_head(qkv: Tensor) -> list[list[Tensor]]:
 
 
 def _chunks(batch: int, heads: int, band: Band) -> list[tuple[slice, int, tuple[int, int, int, int]]]:
-    chunks = []
-    for block in band.blocks:
-        q0, q1, k0, k1 = block
-        size = max(1, _CACHE_FLOATS // ((q1 - q0) * (k1 - k0)))
-        for start in range(0, batch, size):
-            for head in range(heads):
-                chunks.append((slice(start, min(start + size, batch)), head, block))
-    return chunks
+    largest = max((q1 - q0) * (k1 - k0) for q0, q1, k0, k1 in band.blocks)
+    size = max(1, _CACHE_FLOATS // largest)
+    pieces = [slice(start, min(start + size, batch)) for start in range(0, batch, size)]
+    # a head's blocks in turn: they share keys and values
+    return [(piece, head, block) for piece in pieces for head in range(heads) for block in band.blocks]
 
 
 # oneDNN's products do not mind rows that are no whole vector registers; MKL's lose up to half of their speed
