@@ -1,5 +1,7 @@
 """Rates from many members of an ensemble: ours against a plain one-by-one loop, full-size mc_maze_small shapes.
 
+All in CPU time, summed over threads.
+
 The plain loop does what the textbook program does for each checkpoint: build a model with fresh weights, load
 the saved ones, run all trials with attention weights returned. It is measured on one thread, as a trial has,
 and on all; ours gives each member one thread and runs as many members as there are cores.
@@ -10,7 +12,6 @@ and on all; ours gives each member one thread and runs as many members as there 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks.clock import cpu_seconds, instruction_set
 from benchmarks.ndt import SETTINGS
 from benchmarks.plain_ndt import PlainNDT
 from models.ndt.config import resolve
@@ -48,7 +50,7 @@ def ours(config: dict[str, Any], states: list[dict[str, torch.Tensor]], data: Sp
 
 
 def measure(trials: int, members: int, rounds: int) -> dict[str, float]:
-    """The best seconds a member, by way of doing it."""
+    """The best CPU seconds a member, by way of doing it."""
     config = resolve(SETTINGS)
     states = [NDT(config, BINS + FORWARD, UNITS, MAX_SPIKES).state_dict() for _ in range(members)]
     heldin = np.random.default_rng(0).poisson(0.06, (trials, BINS, HELDIN)).astype(np.float32)
@@ -65,9 +67,9 @@ def measure(trials: int, members: int, rounds: int) -> dict[str, float]:
     for _ in range(rounds):
         for name, (count, way) in ways.items():
             torch.set_num_threads(count)
-            begun = time.perf_counter()
+            begun = cpu_seconds()
             results[name] = way()
-            times[name].append((time.perf_counter() - begun) / members)
+            times[name].append((cpu_seconds() - begun) / members)
     torch.set_num_threads(threads)
     for expected, found in zip(results["plain, one thread"], results["ours"], strict=True):
         np.testing.assert_allclose(found["eval_rates_heldin"], expected[:, :BINS, :HELDIN], rtol=1e-4)
@@ -81,8 +83,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="repetitions, the best counts (default 3)")
     arguments = parser.parse_args()
     times = measure(arguments.trials, arguments.members, arguments.rounds)
+    print(f"CPU time of {arguments.trials} trials, {instruction_set()}")
     for name, seconds in times.items():
-        print(f"{name:20} {1e3 * seconds:7.1f} ms a member   ours is {seconds / times['ours']:.2f} x as fast")
+        print(f"{name:20} {1e3 * seconds:7.1f} ms a member   ours takes 1 / {seconds / times['ours']:.2f} of that")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class PlainLayer(nn.Module):
         self.dropout1 = nn.Dropout(p)
         self.dropout2 = nn.Dropout(p)
 
-    def forward(self, src: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, src: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         normed = self.norm1(src)
         attended, weights = self.self_attn(normed, normed, normed, attn_mask=mask, need_weights=True)
         src = src + self.dropout1(attended)
@@ -59,7 +59,8 @@ class PlainNDT(nn.Module):
         ahead = length if ahead < 0 else ahead
         back = length if back <= 0 else back
         visible = (j >= i - back) & (j <= i + ahead)
-        self.mask = torch.zeros(length, length).masked_fill(~visible, float("-inf"))
+        banded = torch.zeros(length, length).masked_fill(~visible, float("-inf"))
+        self.mask = None if config["MODEL.FULL_CONTEXT"] else banded
 
     def forward(self, spikes: Tensor) -> tuple[Tensor, list[Tensor]]:
         x = spikes.permute(1, 0, 2) * self.scale

@@ -92,6 +92,22 @@ class _ResidualDropout(torch.autograd.Function):
         return grad, _mask(bits, ctx.threshold, grad.dtype).mul_(grad).mul_(ctx.scale), None, None, None
 
 
+class _ReluDropout(torch.autograd.Function):
+    """dropout(relu(x)). What is positive was kept, so the backward pass needs neither bits nor mask."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bits: Tensor, threshold: int, scale: float) -> Tensor:
+        ctx.scale = scale
+        out = _mask(bits, threshold, x.dtype).mul_(x).mul_(scale).clamp_(min=0)
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (out,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(grads[0], out, 0).mul_(ctx.scale), None, None, None
+
+
 class Dropout(nn.Module):
     """`nn.Dropout` with cheap masks on the CPU; `bits` is shared by all dropouts of a network."""
 
@@ -109,6 +125,13 @@ class Dropout(nn.Module):
         if not self._cheap(x):
             return F.dropout(x, self.p)
         out: Tensor = _Dropout.apply(x, self._bits.draw(x.shape), *_threshold(self.p))
+        return out
+
+    def relu(self, x: Tensor) -> Tensor:
+        """dropout(relu(x))."""
+        if not self.training or self.p == 0.0 or not self._cheap(x):
+            return self(F.relu(x))  # type: ignore[no-any-return]
+        out: Tensor = _ReluDropout.apply(x, self._bits.draw(x.shape), *_threshold(self.p))
         return out
 
     def add(self, residual: Tensor, x: Tensor) -> Tensor:
@@ -134,6 +157,10 @@ class Band:
     visible: Tensor | None
     bias: Tensor | None
     blocks: tuple[tuple[int, int, int, int], ...]
+
+    def seen_before(self, query: int) -> int:
+        """The key up to which blocks of earlier queries reach; they leave out none, as each bin sees itself."""
+        return max((k1 for q0, _, _, k1 in self.blocks if q0 < query), default=0)
 
 
 def make_band(length: int, forward: int, backward: int, full: bool, wrap_initial: bool, device: torch.device) -> Band:
@@ -184,85 +211,121 @@ def _blocks(visible: Tensor) -> tuple[tuple[int, int, int, int], ...]:
 
 
 class _BandedAttention(torch.autograd.Function):
-    """softmax(q k^T / sqrt(d) + band), dropout, times v: chunk by chunk, forward and backward.
+    """softmax(q k^T + band), dropout without its rescaling, times v: chunk by chunk, forward and backward.
 
-    qkv is (B, T, 3, H, W) with W >= d zero-padded; the result is (B, T, H, W).
-    The backward pass uses sum_j P_ij dP_ij = dO_i . O_i, which also holds under dropout.
+    qkv is (B, T, 3, H, W) with rows zero-padded to whole vector registers; the result is (B, T, H, W). The scale
+    of q and dropout's rescaling of v belong into the projection's weights: there they cost next to nothing.
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, band: Band, scale: float, bits: RandomBits | None, p: float) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, band: Band, bits: RandomBits | None, p: float) -> Tensor:
         batch, length, _, heads, width = qkv.shape
         out = qkv.new_empty(batch, length, heads, width)
-        saved: list[tuple[Tensor, Tensor | None]] = []
-        threshold, rescale = _threshold(p) if bits is not None else (0, 1.0)
+        threshold, _ = _threshold(p)
+        saved: list[Tensor] = []
+        views = _per_head(qkv)
         for piece, head, (q0, q1, k0, k1) in _chunks(batch, heads, band):
-            q = qkv[piece, q0:q1, 0, head]
-            k = qkv[piece, k0:k1, 1, head]
-            v = qkv[piece, k0:k1, 2, head]
+            q_all, k_all, v_all = views[head]
+            q, k, v = q_all[piece, q0:q1], k_all[piece, k0:k1], v_all[piece, k0:k1]
             if band.bias is None:
-                scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale)
+                scores = torch.bmm(q, k.transpose(1, 2))
             else:
-                scores = torch.baddbmm(band.bias[q0:q1, k0:k1], q, k.transpose(1, 2), alpha=scale)
+                scores = torch.baddbmm(band.bias[q0:q1, k0:k1], q, k.transpose(1, 2))
             weights = torch.softmax(scores, -1, out=scores)
-            drawn = None
-            if bits is not None:
-                drawn = bits.draw(weights.shape)
-                seen = _mask(drawn, threshold, weights.dtype).mul_(weights)
-                out[piece, q0:q1, head] = torch.bmm(seen, v).mul_(rescale)
-            else:
+            if bits is None:
                 out[piece, q0:q1, head] = torch.bmm(weights, v)
-            saved.append((weights, drawn))
+            else:
+                seen = _mask(bits.draw(weights.shape), threshold, weights.dtype).mul_(weights)
+                out[piece, q0:q1, head] = torch.bmm(seen, v)
+                weights.add_(seen, alpha=-2)  # the sign remembers the mask: what was kept is negative
+            saved.append(weights)
         ctx.save_for_backward(qkv, out)
-        ctx.saved, ctx.band, ctx.scale, ctx.threshold, ctx.rescale = saved, band, scale, threshold, rescale
+        ctx.saved, ctx.band, ctx.dropped = saved, band, bits is not None
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         qkv, out = ctx.saved_tensors
-        grad = grads[0].contiguous()
+        (grad,) = grads
         batch, _, _, heads, _ = qkv.shape
-        dqkv = torch.zeros_like(qkv)
-        inner = (grad * out).sum(-1, keepdim=True)
-        for (piece, head, (q0, q1, k0, k1)), (weights, drawn) in zip(
-            _chunks(batch, heads, ctx.band), ctx.saved, strict=True
-        ):
-            q = qkv[piece, q0:q1, 0, head]
-            k = qkv[piece, k0:k1, 1, head]
-            v = qkv[piece, k0:k1, 2, head]
+        dqkv = torch.empty_like(qkv)
+        views, dviews = _per_head(qkv), _per_head(dqkv)
+        # dS = seen * dP - P * sum_j P_j dP_j, and that sum is dO . O, under dropout, too
+        sign = 1 if ctx.dropped else -1
+        for (piece, head, (q0, q1, k0, k1)), weights in zip(_chunks(batch, heads, ctx.band), ctx.saved, strict=True):
+            q_all, k_all, v_all = views[head]
+            dq, dk, dv = dviews[head]
+            q, k, v = q_all[piece, q0:q1], k_all[piece, k0:k1], v_all[piece, k0:k1]
             do = grad[piece, q0:q1, head]
-            dweights = torch.bmm(do, v.transpose(1, 2))
-            if drawn is None:
-                seen = weights
+            if ctx.dropped:
+                # -seen and -dO: their products are those of seen and dO
+                seen, do = weights.clamp(max=0), do.neg()
+                weights = weights.abs()
             else:
-                kept = _mask(drawn, ctx.threshold, weights.dtype)
-                dweights.mul_(kept)
-                seen = kept.mul_(weights)
-            dqkv[piece, k0:k1, 2, head] += torch.bmm(seen.transpose(1, 2), do).mul_(ctx.rescale)
-            # dS = P * (rescale * dP - inner) * scale
-            dscores = (
-                torch.sub(dweights.mul_(ctx.rescale), inner[piece, q0:q1, head], out=dweights)
-                .mul_(weights)
-                .mul_(ctx.scale)
-            )
-            dqkv[piece, q0:q1, 0, head] = torch.bmm(dscores, k)
-            dqkv[piece, k0:k1, 1, head] += torch.bmm(dscores.transpose(1, 2), q)
-        return dqkv, None, None, None, None
+                seen = weights
+            inner = (do * out[piece, q0:q1, head]).sum(-1, keepdim=True)
+            dscores = torch.bmm(do, v.transpose(1, 2)).mul_(seen).addcmul_(weights, inner, value=sign)
+            dq[piece, q0:q1] = torch.bmm(dscores, k)
+            # keys that an earlier block saw have a gradient already
+            old = min(max(ctx.band.seen_before(q0), k0), k1)
+            for total, part in (
+                (dv, torch.bmm(seen.transpose(1, 2), do)),
+                (dk, torch.bmm(dscores.transpose(1, 2), q)),
+            ):
+                if old > k0:
+                    total[piece, k0:old] += part[:, : old - k0]
+                total[piece, old:k1] = part[:, old - k0 :]
+        return dqkv, None, None, None
+
+
+def _per_head(qkv: Tensor) -> list[list[Tensor]]:
+    """(B, T, 3, H, W) as H times q, k and v, each (B, T, W)."""
+    return [list(head.unbind(2)) for head in qkv.unbind(3)]
 
 
 def _chunks(batch: int, heads: int, band: Band) -> list[tuple[slice, int, tuple[int, int, int, int]]]:
-    chunks = []
-    for block in band.blocks:
-        q0, q1, k0, k1 = block
-        size = max(1, _CACHE_FLOATS // ((q1 - q0) * (k1 - k0)))
-        for start in range(0, batch, size):
-            for head in range(heads):
-                chunks.append((slice(start, min(start + size, batch)), head, block))
-    return chunks
+    largest = max((q1 - q0) * (k1 - k0) for q0, q1, k0, k1 in band.blocks)
+    size = max(1, _CACHE_FLOATS // largest)
+    pieces = [slice(start, min(start + size, batch)) for start in range(0, batch, size)]
+    # a head's blocks in turn: they share keys and values
+    return [(piece, head, block) for piece in pieces for head in range(heads) for block in band.blocks]
+
+
+# oneDNN's products do not mind rows that are no whole vector registers; MKL's lose up to half of their speed
+_ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return out
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, weight = ctx.saved_tensors
+        grad = grads[0]
+        dx = _product(grad, weight.t(), None) if ctx.needs_input_grad[0] else None
+        rows, flat = x.flatten(0, -2), grad.flatten(0, -2)
+        # MKL is fastest where the result's rows are whole vector registers
+        dweight = flat.t() @ rows if x.shape[-1] % 8 == 0 else (rows.t() @ flat).t()
+        return dx, dweight, flat.sum(0)
 
 
 def aligned_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`F.linear`, on the CPU with input columns zero-padded to whole vector registers: the same sums, faster."""
+    """`F.linear`, on the CPU by the fastest products there: the same sums."""
+    if _ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32:
+        out: Tensor = _Linear.apply(x, weight, bias)
+        return out
     pad = -x.shape[-1] % 8
     if pad and x.device.type == "cpu":
         return F.linear(F.pad(x, (0, pad)), F.pad(weight, (0, pad)), bias)
@@ -301,15 +364,19 @@ class SelfAttention(nn.Module):
         batch, length, _ = x.shape
         dropout = self.p if self.training else 0.0
         scale = self.head_width**-0.5
+        on_cpu = x.device.type == "cpu"
+        ours = on_cpu and torch.is_grad_enabled()
         # zero-padded heads: rows of whole vector registers
         pad = -self.head_width % 8
-        split = (3 * self.heads, self.head_width)
-        weight = F.pad(self.in_proj_weight.view(*split, -1), (0, 0, 0, pad)).flatten(0, 1)
-        bias = F.pad(self.in_proj_bias.view(*split), (0, pad)).flatten()
-        qkv = aligned_linear(x, weight, bias).view(batch, length, 3, self.heads, -1)
-        on_cpu = x.device.type == "cpu"
-        if on_cpu and torch.is_grad_enabled():
-            seen = _BandedAttention.apply(qkv, band, scale, self._bits if dropout > 0.0 else None, dropout)
+        split = (3, self.heads, self.head_width)
+        weight = F.pad(self.in_proj_weight.view(*split, -1), (0, 0, 0, pad))
+        bias = F.pad(self.in_proj_bias.view(*split), (0, pad))
+        if ours:
+            factors = weight.new_tensor([scale, 1.0, _threshold(dropout)[1]]).view(3, 1, 1)
+            weight, bias = weight * factors.unsqueeze(3), bias * factors
+        qkv = aligned_linear(x, weight.flatten(0, 2), bias.flatten()).view(batch, length, 3, self.heads, -1)
+        if ours:
+            seen = _BandedAttention.apply(qkv, band, self._bits if dropout > 0.0 else None, dropout)
         else:
             # without gradients torch's fused attention beats ours on a CPU, too; on a GPU it always does
             q, k, v = qkv.permute(2, 0, 3, 1, 4)
@@ -320,4 +387,4 @@ class SelfAttention(nn.Module):
                 parts.append(F.scaled_dot_product_attention(*part, attn_mask=mask, dropout_p=dropout, scale=scale))
             seen = torch.cat(parts, 2).transpose(1, 2)
         out = F.pad(self.out_proj.weight.view(-1, self.heads, self.head_width), (0, pad)).flatten(1)
-        return F.linear(seen.flatten(2), out, self.out_proj.bias)
+        return aligned_linear(seen.flatten(2), out, self.out_proj.bias)

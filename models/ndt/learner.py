@@ -63,7 +63,12 @@ class NDTLearner(Learner):
         self._eval_labels = self._labels(data.eval, slice(None)) if data.eval.heldout is not None else None
         self._masker = Masker(config, self.max_spikes)
         self._parameters = list(self.network.parameters())
-        self._optimizer = torch.optim.Adam(self._parameters, lr=config["TRAIN.LR.INIT"], eps=config["TRAIN.EPS"])
+        self._optimizer = torch.optim.Adam(
+            self._parameters,
+            lr=config["TRAIN.LR.INIT"],
+            eps=config["TRAIN.EPS"],
+            fused=self.device.type == "cpu" or None,  # None: torch's own choice
+        )
         self.update = 0
         self._best: dict[str, float] = {}
         self._best_update = 0

@@ -44,15 +44,23 @@ class Masker:
             chance = torch.rand(1, generator=generator, device=heldin.device).item()
             if chance < self.span_probability(update):
                 width = int(torch.randint(1, self.max_span + 1, (1,), generator=generator, device=heldin.device).item())
-        masked = self._mask(heldin, width, generator)
-        # one uniform number decides both: token below token_ratio, else random with random_ratio
-        u = torch.rand(heldin.shape, generator=generator, device=heldin.device)
-        zeroed = u < self.token_ratio
-        random = (u < self.token_ratio + (1 - self.token_ratio) * self.random_ratio) & ~zeroed & masked
-        inputs = torch.where(zeroed & masked, self.token, heldin)
+        drawn = self._mask(heldin, width, generator)
+        masked = drawn.expand(heldin.shape)
         most = max(int(heldin.max()), 1)
-        counts = torch.randint(0, most, heldin.shape, generator=generator, device=heldin.device, dtype=heldin.dtype)
-        return torch.where(random, counts, inputs), masked
+        if self.mode == "timestep" and heldin.device.type == "cpu":
+            # random numbers for the hidden bins only: on a CPU they cost more than picking those bins
+            inputs, hidden = heldin.clone(), drawn[:, :, 0]
+            inputs[hidden] = self._corrupt(heldin[hidden], most, generator)
+            return inputs, masked
+        return torch.where(masked, self._corrupt(heldin, most, generator), heldin), masked
+
+    def _corrupt(self, counts: Tensor, most: int, generator: torch.Generator) -> Tensor:
+        """What stands in the place of hidden counts: the token, a random count below `most`, or the count itself."""
+        # one uniform number decides both: token below token_ratio, else random with random_ratio
+        u = torch.rand(counts.shape, generator=generator, device=counts.device)
+        random = torch.randint(0, most, counts.shape, generator=generator, device=counts.device, dtype=counts.dtype)
+        out = torch.where(u < self.token_ratio + (1 - self.token_ratio) * self.random_ratio, random, counts)
+        return torch.where(u < self.token_ratio, self.token, out)
 
     def _mask(self, heldin: Tensor, width: int, generator: torch.Generator) -> Tensor:
         batch, length, units = heldin.shape
@@ -64,4 +72,4 @@ class Masker:
             drawn = torch.nn.functional.max_pool1d(flat, width, stride=1).transpose(1, 2) > 0
         if not bool(drawn.any()):
             drawn[0, 0, 0] = True  # a loss over nothing would be NaN
-        return drawn.expand(batch, length, units)
+        return drawn

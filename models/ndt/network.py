@@ -78,7 +78,9 @@ class EncoderLayer(nn.Module):
         self.dropout2 = Dropout(p, bits)
 
     def _feed(self, x: Tensor) -> Tensor:
-        out: Tensor = self.linear2(self.dropout(self.activation(self.linear1(x))))
+        hidden = self.linear1(x)
+        hidden = self.dropout.relu(hidden) if self.activation is F.relu else self.dropout(self.activation(hidden))
+        out: Tensor = self.linear2(hidden)
         return out
 
     def forward(self, x: Tensor, band: Band) -> Tensor:
