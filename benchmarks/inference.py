@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from benchmarks.clock import cpu_seconds, instruction_set
 from benchmarks.ndt import SETTINGS
 from benchmarks.plain_ndt import PlainNDT
+from models.base import Place
 from models.ndt.config import resolve
 from models.ndt.data import SpikeData, Spikes
 from models.ndt.network import NDT
@@ -44,9 +45,10 @@ def plain(config: dict[str, Any], states: list[dict[str, torch.Tensor]], heldin:
 
 def ours(config: dict[str, Any], states: list[dict[str, torch.Tensor]], data: SpikeData) -> list[dict[str, np.ndarray]]:
     family = get("ndt")
-    sizes = {"length": BINS + FORWARD, "units": UNITS, "max_spikes": MAX_SPIKES}
-    members = [family.restore(config, {"network": state, **sizes}, "cpu") for state in states]
-    return family.predict_many(members, data)
+    sizes = {"length": BINS + FORWARD, "units": UNITS, "max_spikes": MAX_SPIKES, "bins": BINS, "heldin_units": HELDIN}
+    place = Place(threads=torch.get_num_threads())
+    members = [family.restore(config, {"network": state, **sizes}, place) for state in states]
+    return list(family.predict_many(members, data, place))
 
 
 def measure(trials: int, members: int, rounds: int) -> dict[str, float]:

@@ -49,6 +49,7 @@ def worker(kind: str, case: str) -> None:
     torch.set_num_threads(1)
     from benchmarks.plain_ndt import PlainLoop
     from ground.machine import tune_allocator
+    from models.base import Place
     from models.ndt.config import resolve
     from models.ndt.data import SpikeData, Spikes
     from models.ndt.learner import NDTLearner
@@ -64,7 +65,7 @@ def worker(kind: str, case: str) -> None:
     step: Any
     if kind == "ours":
         tune_allocator()
-        step = NDTLearner(config, SpikeData(spikes, spikes, "generated"), "cpu", 0).train_epoch
+        step = NDTLearner(config, SpikeData(spikes, spikes, "generated"), Place(), 0).train_piece
     else:
         assert spikes.heldout is not None and spikes.forward is not None
         arrays = {

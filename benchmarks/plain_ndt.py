@@ -43,11 +43,11 @@ class PlainNDT(nn.Module):
     def __init__(self, config: Mapping[str, Any], length: int, units: int) -> None:
         super().__init__()
         self.scale = math.sqrt(units)
-        self.pos_encoder = nn.Module()
+        self.pos_encoder: Any = nn.Module()
         self.pos_encoder.register_buffer("pe", torch.arange(length).unsqueeze(1))
         self.pos_encoder.pos_embedding = nn.Embedding(length, units)
         self.pos_dropout = nn.Dropout(config["MODEL.DROPOUT_EMBEDDING"])
-        self.transformer_encoder = nn.Module()
+        self.transformer_encoder: Any = nn.Module()
         self.transformer_encoder.layers = nn.ModuleList(
             [PlainLayer(config, units) for _ in range(config["MODEL.NUM_LAYERS"])]
         )
@@ -117,7 +117,7 @@ class PlainLoop:
         for heldin, heldout, forward in self.loader:
             self.optimizer.zero_grad()
             loss = self.loss(*self.mask(heldin, heldout, forward))
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config["TRAIN.MAX_GRAD_NORM"])
             self.optimizer.step()
         return float(loss.detach())

@@ -33,7 +33,7 @@ class PlainSkOpt(SkOptSearch):
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)  # type: ignore[arg-type]
-        self._optimizer = Optimizer(
+        self._plain = Optimizer(
             [dimension(domain, name) for name, domain in self.space.items()], random_state=self.seed
         )
         self._told = 0
@@ -41,9 +41,9 @@ class PlainSkOpt(SkOptSearch):
     def propose(self, rng: np.random.Generator) -> dict[str, object]:
         for observation in self.history[self._told :]:
             if observation.loss is not None:  # NaN results were dropped
-                self._optimizer.tell(self._row(observation.point), observation.loss)
+                self._plain.tell(self._row(observation.point), observation.loss)
         self._told = len(self.history)
-        return self._point(self._optimizer.ask())
+        return self._point(self._plain.ask())
 
     def _fresh(self, point: dict[str, object], rng: np.random.Generator) -> dict[str, object]:
         return point  # the same point could be handed out again
