@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,7 @@ def encoded(trials: pd.DataFrame, space: dict[str, Domain]) -> pd.DataFrame:
         if name not in trials:
             continue
         if domain.kind == "choice":
-            out[name] = trials[name].map(lambda value, options=domain.options: _position(value, options)).astype(float)
+            out[name] = trials[name].map(lambda value, domain=domain: _position(value, domain)).astype(float)
         else:
             numbers = pd.to_numeric(trials[name], errors="coerce")
             out[name] = np.log10(numbers.where(numbers > 0)) if domain.log else numbers
@@ -64,11 +63,11 @@ def encoded(trials: pd.DataFrame, space: dict[str, Domain]) -> pd.DataFrame:
     return frame.dropna(axis=1, how="all")
 
 
-def _position(value: Any, options: tuple[Any, ...]) -> float:
-    """Where a value is among the options, compared as JSON has them: lists cannot be keys."""
-    texts = [json.dumps(option, default=str) for option in options]
-    text = json.dumps(value, default=str)
-    return float(texts.index(text)) if text in texts else float("nan")
+def _position(value: Any, domain: Domain) -> float:
+    try:
+        return float(domain.position(value))
+    except ValueError:
+        return float("nan")
 
 
 def _at_the_bottom(column: pd.Series[Any]) -> pd.Series[Any]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ground.errors import BadInput
 from ground.states import load_state, save_state
 from models.base import Family, Place
 from models.conformance import Conformance, HoldsOut, Transfers
+from models.ndt import attention
 from models.ndt.attention import Dropout, RandomBits, make_band
 from models.ndt.config import DEFAULTS, resolve
 from models.ndt.data import load_h5
@@ -112,7 +114,9 @@ def plain_and_ours(layers: int = 2) -> tuple[PlainLoop, NDT, tuple[torch.Tensor,
     return plain, network, plain.mask(arrays["heldin"], arrays["heldout"], arrays["forward"])
 
 
-def test_loss_and_gradients_equal_the_plain_implementation() -> None:
+@pytest.mark.parametrize("onednn", [True, False])
+def test_loss_and_gradients_equal_the_plain_implementation(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_ONEDNN", onednn and attention._ONEDNN)
     plain, network, (inputs, labels, counted) = plain_and_ours()
     expected = plain.loss(inputs, labels, counted)
     ours = F.poisson_nll_loss(network(inputs), labels, log_input=True, reduction="none")[counted].mean()
@@ -124,13 +128,15 @@ def test_loss_and_gradients_equal_the_plain_implementation() -> None:
         torch.testing.assert_close(parameter.grad, wanted[name].grad, rtol=1e-4, atol=1e-7)
 
 
-def test_attention_dropout_gradients_are_those_of_its_own_masks() -> None:
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_attention_dropout_gradients_are_those_of_its_own_masks(p: float, full: bool) -> None:
     """The hand-written backward pass against numerical derivatives, dropout masks held still."""
     from models.ndt.attention import SelfAttention
 
-    band = make_band(9, 2, 3, False, False, torch.device("cpu"))
-    layer = SelfAttention(6, 2, 0.4, RandomBits(0)).double().train()
-    band = type(band)(band.visible, band.bias.double(), band.blocks)  # type: ignore[union-attr]
+    band = make_band(9, 2, 3, full, False, torch.device("cpu"))
+    layer = SelfAttention(6, 2, p, RandomBits(0)).double().train()
+    band = replace(band, bias=None if band.bias is None else band.bias.double())
     x = torch.randn(3, 9, 6, dtype=torch.double, requires_grad=True)
     start = layer._bits.state()
 
@@ -139,6 +145,15 @@ def test_attention_dropout_gradients_are_those_of_its_own_masks() -> None:
         return layer(value, band)
 
     assert torch.autograd.gradcheck(function, (x,), atol=1e-6)
+
+
+def test_dropout_behind_a_relu_is_dropout_of_the_relu() -> None:
+    x = torch.randn(50, 30, requires_grad=True)
+    grad = torch.randn(50, 30)
+    fused = Dropout(0.3, RandomBits(0)).train().relu(x)
+    apart = Dropout(0.3, RandomBits(0)).train()(F.relu(x))
+    torch.testing.assert_close(fused, apart)
+    torch.testing.assert_close(*(torch.autograd.grad(out, x, grad)[0] for out in (fused, apart)))
 
 
 @given(p=st.floats(0.0, 0.95), seed=st.integers(0, 2**31))
@@ -205,6 +220,14 @@ def test_masks_hide_what_they_say() -> None:
     assert (masked == masked[:, :, :1]).all()  # whole timesteps
     assert float((inputs[masked] == 0).float().mean()) == pytest.approx(0.5 + 0.5 / 3, abs=0.03)
     assert set(inputs[masked].unique().tolist()) == {0.0, 1.0, 2.0}
+
+
+def test_masks_of_single_counts() -> None:
+    config = resolve({"TRAIN.MASK_RATIO": 0.3, "TRAIN.MASK_MODE": "full", "TRAIN.USE_ZERO_MASK": False})
+    heldin = torch.full((40, 50, 6), 3.0)
+    inputs, masked = Masker(config, 9)(heldin, 0, torch.Generator().manual_seed(0))
+    assert torch.equal(inputs, torch.where(masked, 10.0, heldin))
+    assert float(masked.float().mean()) == pytest.approx(0.3, abs=0.03)
 
 
 def test_schedules() -> None:
