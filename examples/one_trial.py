@@ -14,6 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import torch
+
 import search_spaces
 from ground.states import load_state, save_state
 from models.base import Place
@@ -33,6 +35,7 @@ def main(name: str = "lorenz") -> float:
 
     # 3. Train in pieces, validating when the learner says so.
     place = Place(device="cpu", threads=1)
+    torch.set_num_threads(place.threads)
     learner = family.learner(settings, data, place, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         last = Path(folder) / "last.safetensors"
