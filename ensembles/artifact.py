@@ -71,7 +71,7 @@ class Artifact:
                 raise BadInput(f"{file}: changed since the ensemble was built (checksum differs)")
 
     def predictor(self, place: Place) -> Predictor:
-        """The ensemble as one model: data -> the members' combined prediction.
+        """The ensemble as one model: data -> the members' combined and calibrated prediction.
 
         Raises:
             BadInput: a member cannot be restored; from the predictor, the data does not fit the members.
@@ -81,9 +81,10 @@ class Artifact:
 
         def predict(data: Any) -> Prediction:
             try:
-                return combine(family, family.predict_many(members, data, place), weights)
+                combined = combine(family, family.predict_many(members, data, place), weights)
             except ValueError as error:
                 raise BadInput(str(error)) from None
+            return family.calibrated(combined, self.meta.get("calibration") or {})
 
         return predict
 

@@ -96,7 +96,8 @@ def build(
             raise BadInput(f"not one of {len(found)} checkpoints can be used ({next(iter(left_out.values()))})")
         _fits(size, len(members))
         say(f"ensemble: choosing members by {rule} and scoring the choice out of fold")
-        weights, scores = choose(pool, rule, size, seed)
+        weights, scores, outside = choose(pool, rule, size, seed)
+        calibration = {} if outside is None else family.calibrate(outside, family.truth(data))
         held = study.holdout()
         if held is not None:
             scores["holdout"] = _on_holdout(family, members, weights, held, place, folder / "holdout", seed, say)
@@ -108,6 +109,7 @@ def build(
             "inputs": digest(found, rule, size),
             "metric": {"name": family.metric.name, "mode": family.metric.mode},
             "scores": scores,
+            "calibration": calibration,
             "size": describe(weights),
             "curve": {
                 "in_sample": (family.metric.sign * curve(pool)).tolist(),
@@ -123,7 +125,8 @@ def build(
             "built": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         chosen = [(members[i][0], float(weights[i]), settings.get(members[i][0].trial_id, {})) for i in order]
-        validation = _combined(family, [members[i][1] for i in order], [w for _, w, _ in chosen], data)
+        combined = _combined(family, [members[i][1] for i in order], [w for _, w, _ in chosen], data)
+        validation = ((part, family.calibrated(prediction, calibration)) for part, prediction in combined)
         written, message = artifacts.write(study.path, family, chosen, meta, place, validation)
     if message:
         say(message)
@@ -163,8 +166,9 @@ def _combined(
         yield part, combine(family, (kept.part(number) for kept in predictions), weights)
 
 
-def choose(pool: Pool, rule: str, size: int | None, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """The weights, and all scores on the validation data in the metric's own direction."""
+def choose(pool: Pool, rule: str, size: int | None, seed: int) -> tuple[np.ndarray, dict[str, Any], Prediction | None]:
+    """The weights, all scores on the validation data in the metric's own direction, and the reduced out-of-fold
+    prediction where there is one of all samples."""
     count = len(pool.predictions)
     by_rule = {name: rule_(pool, np.random.default_rng(seed)) for name, rule_ in RULES.items()}
     weights = uniform(count, size) if size else by_rule[rule]
@@ -185,7 +189,7 @@ def choose(pool: Pool, rule: str, size: int | None, seed: int) -> tuple[np.ndarr
     for name, found in by_rule.items():
         inside = pool.scorer.score(pool.combine(found))
         scores[name] = {"in_sample": inside, "out_of_fold": outside[name].to_json()}
-    return weights, scores
+    return weights, scores, chosen.prediction
 
 
 def _on_holdout(

@@ -7,7 +7,7 @@ snapshot nor over the search, which saw all validation samples: only a holdout i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,10 +27,12 @@ class Estimate:
     Attributes:
         score: the metric of all samples; NaN where it is undefined.
         left: the metric without each block of samples.
+        prediction: the reduced prediction that was scored, where there is one of all samples.
     """
 
     score: float
     left: np.ndarray
+    prediction: Prediction | None = None
 
     @property
     def error(self) -> float:
@@ -121,7 +123,10 @@ class Folds:
         """The score of predictions for the folds, one each."""
         if not predictions:
             return Estimate(float("nan"), np.array([]))
-        return self._jackknife.estimate(predictions if self._apart else [self._together(predictions)])
+        if self._apart:
+            return self._jackknife.estimate(predictions)
+        together = self._together(predictions)
+        return replace(self._jackknife.estimate([together]), prediction=together)
 
     def _together(self, predictions: Sequence[Prediction]) -> Prediction:
         rows = self.pool.scorer.rows

@@ -369,6 +369,21 @@ class Family(ABC):
             out[name] = mean.astype(first.dtype)
         return out
 
+    def calibrate(self, reduced: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """What `calibrated` needs of a built ensemble, such as a temperature; JSON values.
+
+        Args:
+            reduced: the ensemble's out-of-fold predictions in the form of `Scorer.reduce`: of each sample, by members
+                that were chosen without it.
+            truth: of the same samples.
+        """
+        return {}
+
+    def calibrated(self, prediction: Mapping[str, np.ndarray], calibration: Mapping[str, Any]) -> Prediction:
+        """An ensemble's prediction with `calibrate`'s numbers applied. It must leave the family's metric as it is; with
+        no numbers it changes nothing."""
+        return dict(prediction)
+
     def export(self, predicted: Iterable[tuple[Any, Prediction]], out: Path, about: Mapping[str, Any]) -> str:
         """Write predictions for a user: one HDF5 file, arrays appended part by part.
 

@@ -20,6 +20,7 @@ that class out, one with it adds it: `class TestMine(Conformance, HoldsOut)`.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,14 @@ class Scoring(Given):
             pair = family.combine(reduced[:2], weights[:2])
             stepwise = family.combine([pair, reduced[2]], [0.7, 0.3])
             assert scorer.score(stepwise) == pytest.approx(whole, rel=1e-5, abs=1e-7)
+
+    def test_calibration_keeps_the_metric(self, family: Family, config: dict[str, Any], data: Any) -> None:
+        prediction, truth = self.train(family, config, data, 2).predict(data), family.truth(data)
+        scorer = family.scorer(truth)
+        calibration = json.loads(json.dumps(family.calibrate(scorer.reduce(prediction), truth)))
+        after = scorer(family.calibrated(prediction, calibration))
+        assert after == pytest.approx(scorer(prediction), abs=1e-6)
+        assert same(family.calibrated(prediction, {}), prediction)
 
     def test_members_must_agree_on_what_is_no_average(self, family: Family) -> None:
         one = {"value": np.ones(3), "id": np.arange(3)}

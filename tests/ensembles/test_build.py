@@ -32,7 +32,7 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(registry.EXTRA_FOLDERS, str(ROOT / "tests" / "families"))
     yield
     family = registry.get("noisy")
-    family.alone, family.submits = False, None  # type: ignore[attr-defined]
+    family.alone, family.submits, family.calibrates = False, None, False  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -362,3 +362,21 @@ def test_the_leaderboard_has_a_row_a_moment_and_the_ensemble(study: Study, capsy
     header = next(line for line in lines if "rank" in line)
     assert "step" in header and "mse" in header
     assert read_json(open_study(study.path).path / "ensemble/ensemble.json")
+
+
+def test_calibration_is_fitted_out_of_fold_and_applied_wherever_it_predicts(study: Study) -> None:
+    family, data = study.family, study.load_data()
+    plain, _ = built(study)
+    before = plain.predict(data)
+    family.calibrates = True  # type: ignore[attr-defined]
+    found, _ = built(study)
+    on, truth = family.calibrated_on, family.truth(data)  # type: ignore[attr-defined]
+    # out of fold: of every sample, and not what the members chosen with it predict
+    assert on["value"].shape == truth["value"].shape
+    assert not np.allclose(on["value"], before["value"])
+    score = family.score(on, truth)
+    assert score == pytest.approx(found.meta["scores"]["out_of_fold"]["score"])
+    offset = found.meta["calibration"]["offset"]
+    assert offset == pytest.approx(float((truth["value"] - on["value"]).mean()))
+    np.testing.assert_allclose(found.predict(data)["value"], before["value"] + offset)
+    np.testing.assert_allclose(found.validation()["value"], before["value"] + offset)

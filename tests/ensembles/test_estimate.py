@@ -79,11 +79,11 @@ def test_the_difference_that_is_told_is_paired() -> None:
     truth = np.zeros((60, 6))
     shared = rng.gamma(0.5, 4.0, (60, 1)) * rng.choice([-1, 1], (60, 6))
     pool = pool_of(Squares(), [shared + 0.3 * rng.normal(size=(60, 6)) for _ in range(8)], truth)
-    _, scores = choose(pool, "greedy", None, 0)
+    _, scores, _ = choose(pool, "greedy", None, 0)
     single, difference = scores["best_single_out_of_fold"], scores["difference"]
     assert difference["score"] == pytest.approx(scores["out_of_fold"]["score"] - single["score"])
     assert 0 < difference["standard_error"] < 0.1 * single["standard_error"]
-    _, scores = choose(pool, "topn", 1, 0)
+    _, scores, _ = choose(pool, "topn", 1, 0)
     assert scores["difference"] == {"score": 0.0, "standard_error": 0.0}
 
 

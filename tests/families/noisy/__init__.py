@@ -28,6 +28,17 @@ class NoisyFamily(Family):
         self.submits: Exception | str | None = None
         """What becomes of a submission: nothing, an error, or a file with this line."""
 
+        self.calibrated_on: Prediction | None = None
+        """What `calibrate` was given."""
+        self.calibrates = False
+
+    def calibrate(self, reduced: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        self.calibrated_on = dict(reduced)
+        return {"offset": float((truth["value"] - reduced["value"]).mean())} if self.calibrates else {}
+
+    def calibrated(self, prediction: Mapping[str, np.ndarray], calibration: Mapping[str, Any]) -> Prediction:
+        return {**prediction, "value": prediction["value"] + calibration.get("offset", 0.0)}
+
     def fingerprint(self, config: Mapping[str, Any]) -> str:
         return hashlib.sha256(Path(config["path"]).read_bytes()).hexdigest()
 
