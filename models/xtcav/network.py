@@ -47,7 +47,6 @@ class Published:
         convs, dense: its layers; the output layer comes on top.
         norm: batch normalisation "after" the pool (and after the dense ReLU), "before" the ReLU, or "none".
         bias: whether layers but the last have one.
-        relu: whether convolutions have a ReLU.
         kstd, wstd, last: standard deviations of the initial kernels, dense weights and output weights.
         image: rows and columns of the images it was made for.
         outputs: how many classes it told apart.
@@ -58,7 +57,6 @@ class Published:
     dense: tuple[int, ...]
     norm: Literal["none", "before", "after"] = "none"
     bias: bool = True
-    relu: bool = True
     kstd: float = 0.03
     wstd: float = 0.03
     last: float = 0.03
@@ -198,8 +196,7 @@ class PublishedNet(nn.Module):
             channels = conv.channels
             if net.norm == "before":
                 stages.append(_norm(channels))
-            if net.relu:
-                stages.append(nn.ReLU())
+            stages.append(nn.ReLU())
             if conv.pool is not None:
                 stages.append(Pooling(conv.pool))
             if net.norm == "after":

@@ -54,19 +54,21 @@ def parse_steps(text: str) -> Steps:
 
 
 class Plateau:
-    """A factor that halves whenever the validation score has not risen for some validations.
+    """A factor that halves whenever the training loss of an epoch has not fallen for some epochs.
+
+    Of the training loss: how often somebody validates must not change how training goes.
 
     Args:
-        patience: validations without a better score that are borne.
+        patience: epochs without a lower loss that are borne.
     """
 
     def __init__(self, patience: int = 2) -> None:
         self.patience = patience
-        self.factor, self._best, self._waited = 1.0, -math.inf, 0
+        self.factor, self._best, self._waited = 1.0, math.inf, 0
 
-    def note(self, score: float) -> None:
-        if score > self._best:
-            self._best, self._waited = score, 0
+    def note(self, loss: float) -> None:
+        if loss < self._best:
+            self._best, self._waited = loss, 0
             return
         self._waited += 1
         if self._waited > self.patience:
@@ -78,7 +80,7 @@ class Plateau:
 
     def load_state(self, state: list[float]) -> None:
         self.factor, self._waited = state[0], int(state[1])
-        self._best = state[2] if len(state) > 2 else -math.inf
+        self._best = state[2] if len(state) > 2 else math.inf
 
 
 def rate(schedule: str, base: float, step: int, total: int, warmup: int) -> float:
