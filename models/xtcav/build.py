@@ -34,6 +34,11 @@ def layout(config: Mapping[str, Any]) -> torch.memory_format:
     return torch.contiguous_format if config["NET"] in PUBLISHED else torch.channels_last
 
 
+def placed(network: nn.Module, config: Mapping[str, Any], device: torch.device | str) -> nn.Module:
+    """The network where it is to run, its kernels as `layout` says."""
+    return network.to(device=device, memory_format=layout(config))  # type: ignore[call-overload, no-any-return]
+
+
 def last_layer(network: nn.Module) -> nn.Linear:
     """The output layer."""
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from ground.errors import BadInput
 from models.base import Diverged, Learner, Place, Prediction
 from models.xtcav import augment, heads, memory
-from models.xtcav.build import build, last_layer, layout
+from models.xtcav.build import build, last_layer, placed
 from models.xtcav.data import XtcavData
 from models.xtcav.metrics import class_scores, confusion, mean_r2, r2
-from models.xtcav.predictor import Network, ShotPredictor
+from models.xtcav.predictor import Network, ShotPredictor, reading
 from models.xtcav.rows import Batch
 from models.xtcav.schedule import Plateau, rate
 
@@ -50,7 +50,7 @@ class XtcavLearner(Learner):
             torch.manual_seed(seed)
             network = build(config, data.image_shape, len(data.scalars), self.head.outputs)
             self._dropout = torch.get_rng_state()
-        self.network = network.to(self.device, memory_format=layout(config))
+        self.network = placed(network, config, self.device)
         self._cuda: Tensor | None = None
         self._generator = torch.Generator().manual_seed(seed)
         self._parameters = list(self.network.parameters())
@@ -325,7 +325,7 @@ class XtcavLearner(Learner):
             "shape": list(self.data.image_shape),
             "scalars": list(self.data.scalars),
             "chain": self.data.chain.state(),
-            "reading": self.data.reading,
+            "reading": reading(self.data),
         }
 
     def start_from(self, weights: Mapping[str, Any]) -> None:

@@ -120,8 +120,8 @@ NETS: dict[str, Published] = {
 def published(config: dict[str, Any]) -> Published:
     """The network that NET names, with the settings that change it."""
     if config["NET"] == "convnet_app":
-        kernels = (config[name] for name in ("K1CH", "K1DIM", "K2CH", "K2DIM", "H3U"))
-        net = convnet_app(*kernels, Pool(*pool(config["POOL"])))
+        k1ch, k1dim, k2ch, k2dim, h3u = (config[name] for name in ("K1CH", "K1DIM", "K2CH", "K2DIM", "H3U"))
+        net = convnet_app(k1ch, k1dim, k2ch, k2dim, h3u, Pool(*pool(config["POOL"])))
     else:
         net = NETS[config["NET"]]
     kstd, wstd = config["KSTD"], config["WSTD"]

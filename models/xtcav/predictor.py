@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ground.errors import BadInput
 from models.base import Prediction
 from models.xtcav import heads
-from models.xtcav.build import build, layout
+from models.xtcav.build import build, layout, placed
 from models.xtcav.data import XtcavData, open_for_prediction
 from models.xtcav.rows import Batch
 
@@ -144,6 +144,14 @@ def _joined(parts: list[Prediction], member: ShotPredictor, rows: int) -> Predic
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def reading(data: XtcavData) -> dict[str, Any]:
+    """How files of the same kind are to be read: the arguments of `open_for_prediction`, ready for JSON."""
+    told = getattr(data, "reading", None)
+    if told is None:
+        told = {"scalars": data.scalars, "targets": data.targets, "classes": data.classes, "task": data.task}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
+
+
 def ids(data: XtcavData) -> Prediction:
     """The shots' identity: run, seconds, nanoseconds, fiducials."""
     return {name: np.asarray(data.eval.ids[name]) for name in IDS}
@@ -157,7 +165,7 @@ def restore(
     shape = (int(weights["shape"][0]), int(weights["shape"][1]))
     network = build(config, shape, len(weights["scalars"]), head.outputs)
     network.load_state_dict(weights["network"])
-    network.to(device, memory_format=layout(config)).eval()
+    placed(network, config, device).eval()
     return ShotPredictor(Network(network, head, config, torch.device(device)), weights, batch)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -59,7 +60,7 @@ def test_cosine_and_warmup() -> None:
     rates = [rate("cosine", 1.0, step, 100, 10) for step in range(100)]
     assert rates[:10] == pytest.approx([k / 10 for k in range(1, 11)])
     assert rates[55] == pytest.approx(0.5) and rates[99] < 0.001
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_plateau_halves_and_goes_on_from_its_state() -> None:
