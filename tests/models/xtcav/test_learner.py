@@ -127,7 +127,7 @@ def test_penalties_count_weights_but_no_biases(data: XtcavData) -> None:
             factor = 0.1 if module is one.network.last else 1.0
             w = module.weight.detach()
             expected += factor * float(0.5 * w.abs().sum() + 0.25 * w.square().sum())
-    assert float(one._penalty()) == pytest.approx(expected, rel=1e-5)
+    assert float(torch.as_tensor(one._penalty()).detach()) == pytest.approx(expected, rel=1e-5)
     told = one.train_piece()
     assert told["train_loss"] == pytest.approx(told["plain_loss"] + told["penalty"])
 
