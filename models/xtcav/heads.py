@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from models.base import Prediction
 from models.xtcav.data import XtcavData
-from models.xtcav.rows import Batch
+from models.xtcav.metrics import log_losses
+from models.xtcav.rows import Batch, Rows
 
 
 class Head(ABC):
@@ -32,6 +34,10 @@ class Head(ABC):
     @abstractmethod
     def predict(self, output: Tensor) -> Prediction:
         """Arrays of n rows."""
+
+    @abstractmethod
+    def cost(self, prediction: Prediction, rows: Rows) -> float:
+        """The mean loss of predictions of some rows, without what only training adds (weights, smoothing)."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
@@ -57,6 +63,12 @@ class Classes(Head):
 
     def predict(self, output: Tensor) -> Prediction:
         return {"probabilities": output.softmax(1).cpu().numpy()}
+
+    def cost(self, prediction: Prediction, rows: Rows) -> float:
+        known = rows.labels >= 0
+        if not known.any():
+            return math.nan
+        return float(log_losses(prediction["probabilities"][known], rows.labels[known]).mean())
 
     def state(self) -> dict[str, Any]:
         return {"task": "classification", "classes": self.outputs}
@@ -99,6 +111,16 @@ class Targets(Head):
         if self.absent:
             out["presence"] = output[:, len(self.names) :].sigmoid().numpy()
         return out
+
+    def cost(self, prediction: Prediction, rows: Rows) -> float:
+        values, targets = torch.from_numpy(prediction["values"]), torch.from_numpy(rows.targets)
+        there = targets.isfinite()
+        off = torch.where(there, (values - targets) / self.std, 0.0)
+        loss = F.huber_loss(off, torch.zeros_like(off), reduction="sum", delta=self.delta) / there.sum().clamp(min=1)
+        if self.absent:
+            presence = torch.from_numpy(prediction["presence"])
+            loss = loss + self.weight * F.binary_cross_entropy(presence, there.to(presence.dtype))
+        return float(loss)
 
     def state(self) -> dict[str, Any]:
         return {

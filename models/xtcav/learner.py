@@ -243,6 +243,7 @@ class XtcavLearner(Learner):
         begun = time.perf_counter()
         prediction = self.predict(self.data)
         metrics = self._scores(prediction)
+        metrics["val_loss"] = self.head.cost(prediction, self.data.eval)
         metrics["eval_ms"] = 1e3 * (time.perf_counter() - begun)
         better = math.isnan(self._best) or metrics["score"] > self._best
         if math.isfinite(metrics["score"]) and better:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,7 @@ def test_a_piece_tells_what_the_original_log_told(data: XtcavData) -> None:
     assert first["train_loss"] == first["plain_loss"] and first["penalty"] == 0
     assert -1 <= second["grad_angle"] <= 1 and second["grad_norm"] > 0
     validated = one.validate()
+    assert validated["val_loss"] == pytest.approx(validated["log_loss"])
     assert {"score", "accuracy", "balanced_accuracy", "macro_f1", "log_loss", "val_class1", "eval_ms"} <= set(validated)
     cells = [value for name, value in validated.items() if name.startswith("confusion_")]
     assert len(cells) == data.classes**2 and sum(cells) == len(data.eval)
@@ -168,6 +170,8 @@ def test_huber_counts_only_what_is_there() -> None:
     loss.backward()
     assert output.grad is not None and torch.isfinite(output.grad).all()
     assert not output.grad[1].any() and output.grad[0, 1] == 0
+    rows = SimpleNamespace(targets=np.array([[2.0, nan], [nan, nan], [1.0, 30.0]], np.float32))
+    assert head.cost(head.predict(output.detach()), rows) == pytest.approx(float(loss.detach()))
     none = head.loss(output, batch([[nan, nan]] * 3))
     assert float(none.detach()) == 0
 
