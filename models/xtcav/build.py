@@ -29,14 +29,13 @@ def build(config: Mapping[str, Any], shape: tuple[int, int], scalars: int, outpu
     return Small(dict(config), shape, joined, outputs, residual=name == "residual")
 
 
-def layout(config: Mapping[str, Any]) -> torch.memory_format:
-    """How images lie in memory: channels last makes modern nets a third faster on a CPU too."""
-    return torch.contiguous_format if config["NET"] in PUBLISHED else torch.channels_last
+LAYOUT = torch.channels_last
+"""How images and kernels lie in memory: a step takes a third less time, on a CPU too (measured with every net)."""
 
 
-def placed(network: nn.Module, config: Mapping[str, Any], device: torch.device | str) -> nn.Module:
-    """The network where it is to run, its kernels as `layout` says."""
-    return network.to(device=device, memory_format=layout(config))  # type: ignore[call-overload, no-any-return]
+def placed(network: nn.Module, device: torch.device | str) -> nn.Module:
+    """The network where it is to run, its kernels in `LAYOUT`."""
+    return network.to(device=device, memory_format=LAYOUT)  # type: ignore[call-overload, no-any-return]
 
 
 def last_layer(network: nn.Module) -> nn.Linear:

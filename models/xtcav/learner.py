@@ -50,7 +50,7 @@ class XtcavLearner(Learner):
             torch.manual_seed(seed)
             network = build(config, data.image_shape, len(data.scalars), self.head.outputs)
             self._dropout = torch.get_rng_state()
-        self.network = placed(network, config, self.device)
+        self.network = placed(network, self.device)
         self._cuda: Tensor | None = None
         self._generator = torch.Generator().manual_seed(seed)
         self._parameters = list(self.network.parameters())

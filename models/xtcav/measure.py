@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ground.errors import CommandFailed
-from models.xtcav.build import build, layout, placed
+from models.xtcav.build import LAYOUT, build, placed
 
 STEPS = 3
 
@@ -39,9 +39,9 @@ def measure(
 
 def _here(config: dict[str, Any], shape: list[int], scalars: int, outputs: int, threads: int) -> dict[str, float]:
     torch.set_num_threads(threads)
-    network = placed(build(config, (shape[0], shape[1]), scalars, outputs), config, "cpu")
+    network = placed(build(config, (shape[0], shape[1]), scalars, outputs), "cpu")
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
-    images = torch.randn(config["BATCH_SIZE"], 1, *shape).contiguous(memory_format=layout(config))
+    images = torch.randn(config["BATCH_SIZE"], 1, *shape).contiguous(memory_format=LAYOUT)
     joined = torch.randn(config["BATCH_SIZE"], scalars if config["SCALARS"] else 0)
     labels = torch.randint(0, outputs, (config["BATCH_SIZE"],))
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ground.errors import BadInput
 from models.base import Prediction
 from models.xtcav import heads
-from models.xtcav.build import build, layout, placed
+from models.xtcav.build import LAYOUT, build, placed
 from models.xtcav.data import XtcavData, open_for_prediction
 from models.xtcav.rows import Batch
 
@@ -61,11 +61,11 @@ class Network:
 
     def __init__(self, network: nn.Module, head: heads.Head, config: Mapping[str, Any], device: torch.device) -> None:
         self.network, self.head, self.device = network, head, device
-        self.joined, self.layout = bool(config["SCALARS"]), layout(config)
+        self.joined = bool(config["SCALARS"])
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Images and scalars where the network is."""
-        images = batch.images.to(self.device, non_blocking=True).contiguous(memory_format=self.layout)
+        images = batch.images.to(self.device, non_blocking=True).contiguous(memory_format=LAYOUT)
         scalars = batch.scalars if self.joined else batch.scalars[:, :0]
         return images, scalars.to(self.device, non_blocking=True)
 
@@ -165,7 +165,7 @@ def restore(
     shape = (int(weights["shape"][0]), int(weights["shape"][1]))
     network = build(config, shape, len(weights["scalars"]), head.outputs)
     network.load_state_dict(weights["network"])
-    placed(network, config, device).eval()
+    placed(network, device).eval()
     return ShotPredictor(Network(network, head, config, torch.device(device)), weights, batch)
 
 
