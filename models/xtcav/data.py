@@ -30,7 +30,6 @@ from models.xtcav.store import ImageStore
 __all__ = [
     "Batch",
     "Chain",
-    "NewFiles",
     "Rows",
     "XtcavData",
     "fingerprint",
@@ -91,41 +90,10 @@ class XtcavData:
         """The same data with only these of the evaluated rows."""
         return replace(self, eval=self.eval.take(np.asarray(samples)))
 
-    def bound(self, chain_state: Mapping[str, Any], reading: Mapping[str, Any], classes: int = 0) -> XtcavData:
-        """The same evaluated rows as another model reads them: itself where its chain is that model's.
-
-        Raises:
-            BadInput: images or scalars of another shape than the chain was fitted on.
-        """
-        chain = Chain.from_state(chain_state)
-        if chain.digest() == self.chain.digest():
-            return self
-        _fits(chain, self.eval.store.index, self.source)
-        index, reader = self.eval.store.index, self.eval.store.reader
-        store = ImageStore(index, reader, chain, 0)
-        rows = Rows(store, self.eval.which, self.eval.blocks, self.classes)
-        return replace(self, chain=chain, image_shape=chain.output_shape, eval=rows)
-
     def close(self) -> None:
         """Close the files; the handle may be used again, it then opens them anew."""
         for rows in (self.train, self.val, self.test, self.eval):
             rows.store.close()
-
-
-class NewFiles:
-    """Files given for prediction, before it is known how a model reads them."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        resolve_files(path)  # a wrong name is told at once
-        self._found: dict[str, XtcavData] = {}
-
-    def bound(self, chain_state: Mapping[str, Any], reading: Mapping[str, Any], classes: int = 0) -> XtcavData:
-        """All their rows as a model with this chain reads them; members that read alike share what is in memory."""
-        key = Chain.from_state(chain_state).digest() + json.dumps(dict(reading), sort_keys=True) + str(classes)
-        if key not in self._found:
-            self._found[key] = open_for_prediction(self.path, chain_state, classes=classes, **dict(reading))
-        return self._found[key]
 
 
 def own_block(path: str, block: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +162,8 @@ def load(config: Mapping[str, Any], phase: str) -> XtcavData:
         test=test,
         eval=test if phase == "test" else val,
         source=source,
-        reading={n: list(v) if isinstance(v := getattr(options, n), tuple) else v for n in _NAMES},
+        reading={n: list(v) if isinstance(v := getattr(options, n), tuple) else v for n in _NAMES}
+        | {"classes": classes},
     )
 
 
@@ -298,6 +267,7 @@ def open_for_prediction(
     """All rows of new files (`eval`; labels where there are some), preprocessed by a stored chain.
 
     Args:
+        classes: how many labels the model knows; labels beyond are unknown.
         reading: names of datasets, as `XtcavData.reading` has them.
 
     Raises:
@@ -329,7 +299,7 @@ def open_for_prediction(
         test=empty,
         eval=evaluated,
         source=source,
-        reading=dict(reading),
+        reading={**reading, "classes": classes},
     )
 
 

@@ -5,12 +5,11 @@ one that a labeller finds in the waveforms, as in the experiment; the image show
 energy loss grows with t1 and t2. Amplitudes are in units of the median of |waveform|.
 
 Run 68 is dark, 70 and 71 are labelled (`amo86815_mlearn-*`), 72 is for prediction only (`amo86815_pred-*`).
-
-    python -m models.xtcav.generate FOLDER JSON-OF-OPTIONS FIRST STEP     # what `ensure` runs, one process a core
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -45,6 +44,7 @@ DARK = "amo86815_dark-*.h5"
 CLASSES = np.array([0.099, 0.062, 0.432, 0.407])
 UNUSABLE = 0.43
 _TOGETHER = 40  # shots drawn at once: some MB of waveforms
+_WORTH_PROCESSES = 2e7  # pixels below which starting processes takes longer than they save
 
 
 def checked(options: Mapping[str, Any]) -> dict[str, int]:
@@ -163,39 +163,67 @@ def place(options: Mapping[str, Any]) -> Path:
 def ensure(options: Mapping[str, Any], processes: int | None = None) -> Path:
     """The folder of the collection; what it lacks is generated, file by file, so that a killed run goes on.
 
+    Args:
+        processes: how many to use; by default one a core.
+
     Raises:
         BadInput: wrong options.
         CommandFailed: a process that generates failed (its own message is on stderr).
     """
     complete, target = checked(options), place(options)
-    missing = [name for name, *_ in plan(complete) if not (target / name).exists()]
-    if not missing:
+    if not _missing(target, complete):
         return target
-    made(target)
-    write_json(target / "options.json", complete)
-    available = processes or len(os.sched_getaffinity(0))
-    count = min(available, len(missing))
-    shots = sum(rows for name, _, _, _, rows in plan(complete) if name in missing)
-    print(f"generating {shots} shots of an XTCAV experiment in {target}", file=sys.stderr)
-    if count == 1 or shots * 726 * 568 // complete["scale"] ** 2 < 2e7:
-        _generate(target, complete, 0, 1)
-        return target
-    # processes of their own: a fork would inherit the threads and locks of torch and HDF5
-    command = [sys.executable, "-m", "models.xtcav.generate", str(target), json.dumps(complete)]
-    root = Path(__file__).resolve().parents[2]
+    write_json(made(target) / "options.json", complete)
+    with open(target / ".lock", "w") as lock:
+        # who comes second waits; those who generate hold the lock, too, as long as they live
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = _missing(target, complete)
+        for left in target.glob(".tmp-*"):
+            left.unlink()
+        shots = sum(missing.values())
+        if shots:
+            print(f"generating {shots} shots of an XTCAV experiment in {target}", file=sys.stderr)
+        count = min(processes or _cores(), len(missing))
+        if count <= 1 or shots * 726 * 568 // complete["scale"] ** 2 < _WORTH_PROCESSES:
+            _generate(target, complete, 0, 1)
+        else:
+            _in_processes(target, complete, count, lock.fileno())
+    return target
+
+
+def _missing(target: Path, options: Mapping[str, int]) -> dict[str, int]:
+    return {name: rows for name, _, _, _, rows in plan(options) if not (target / name).exists()}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _in_processes(target: Path, options: Mapping[str, int], count: int, lock: int) -> None:
+    """One process a core, each every `count`-th file. A fork would inherit the threads and locks of torch and HDF5."""
+    program = f"from models.xtcav.generate import worker; worker({str(target)!r}, {json.dumps(options)!r}, %d, {count})"
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = [
-        subprocess.Popen([*command, str(n), str(count)], cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        subprocess.Popen([sys.executable, "-c", program % n], cwd=root, env=environment, pass_fds=[lock])
         for n in range(count)
     ]
     try:
-        failed = [process.wait() for process in running]
+        failed = any(process.wait() for process in running)
     finally:
         for process in running:
             process.kill()
             process.wait()
-    if any(failed):
+    if failed:
         raise CommandFailed(f"generating the XTCAV experiment in {target} failed; the same command goes on")
-    return target
+
+
+def worker(target: str, options: str, first: int, step: int) -> None:
+    """What each process of `ensure` runs."""
+    try:
+        _generate(Path(target), json.loads(options), first, step)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _generate(target: Path, options: Mapping[str, int], first: int, step: int) -> None:
@@ -211,7 +239,3 @@ def _generate(target: Path, options: Mapping[str, int], first: int, step: int) -
         there = sum((target / other[0]).exists() for other in files)
         took = time.perf_counter() - begun
         print(f"  {name}: {rows} shots in {took:.1f} s, {there} of {len(files)} files", file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    _generate(Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

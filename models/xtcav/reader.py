@@ -155,7 +155,13 @@ def _opened(path: Path, name: str, shape: tuple[int, int], dtype: np.dtype) -> _
 
 def _offsets(file: h5py.File, dataset: h5py.Dataset) -> np.ndarray | None:
     """(shots,) int64 byte offsets of each image in the file; None where images do not lie there in one piece each."""
-    if file.userblock_size or dataset.is_virtual or dataset.external or not dataset.shape[0]:
+    if (
+        not hasattr(os, "preadv")
+        or file.userblock_size
+        or dataset.is_virtual
+        or dataset.external
+        or not dataset.shape[0]
+    ):
         return None
     row_bytes = int(np.prod(dataset.shape[1:])) * dataset.dtype.itemsize
     each = np.arange(dataset.shape[0])

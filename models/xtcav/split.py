@@ -35,8 +35,9 @@ def blocks(run: np.ndarray, group: np.ndarray, file: np.ndarray, size: int, grou
 def split(labels: np.ndarray, block: np.ndarray, shares: tuple[float, ...], seed: int) -> np.ndarray:
     """The part (0, 1, ...) of each row: whole blocks, each part with its share of each class as nearly as blocks allow.
 
-    Iterative stratification (Sechidis, Tsoumakas, Vlahavas 2011, "On the stratification of multi-label data"): the
-    rarest class is dealt first, each block to the part that lacks most of it.
+    Blocks with most of the rare classes are dealt first, each to the part where it takes most off the squared distance
+    to the wanted counts, classes weighing alike. Dealing by the rarest class alone (Sechidis, Tsoumakas, Vlahavas 2011,
+    "On the stratification of multi-label data") leaves the frequent ones to chance: shares miss by ten times as much.
 
     Args:
         labels: (n,) classes, 0 upwards; all 0 stratifies by number alone.
@@ -47,29 +48,24 @@ def split(labels: np.ndarray, block: np.ndarray, shares: tuple[float, ...], seed
         BadInput: there are too few blocks to give each part with a share above 0 one.
     """
     names, inverse = np.unique(block, return_inverse=True)
-    parts = [part for part, share in enumerate(shares) if share > 0]
+    parts = np.flatnonzero(np.asarray(shares) > 0)
     if len(names) < len(parts):
         raise BadInput(f"{len(names)} blocks of shots cannot be split into {len(parts)} parts; make block smaller")
-    classes = int(labels.max(initial=0)) + 1
-    counts = np.zeros((len(names), classes), np.int64)
+    counts = np.zeros((len(names), int(labels.max(initial=0)) + 1))
     np.add.at(counts, (inverse, labels), 1)
-    lacking = np.asarray(shares, float)[:, None] * counts.sum(0)
-    rng = np.random.default_rng(seed)
-    remaining = list(rng.permutation(len(names)))
-    tie = {int(b): float(v) for b, v in zip(remaining, rng.random(len(names)), strict=True)}
-    given = np.full(len(names), -1)
-    left = counts.sum(0)
-    while remaining:
-        rarest = min((c for c in range(classes) if left[c] > 0), key=lambda c: (left[c], c))
-        holders = sorted((b for b in remaining if counts[b, rarest]), key=lambda b: -counts[b, rarest])
-        for b in holders:
-            best = max(parts, key=lambda p: (lacking[p, rarest], lacking[p].sum(), (tie[int(b)] * (p + 1)) % 1))
-            given[b] = best
-            lacking[best] -= counts[b]
-            left = left - counts[b]
-        taken = set(map(int, holders))
-        remaining = [b for b in remaining if int(b) not in taken]
-    _fill_empty(given, counts, parts)
+    totals = counts.sum(0)
+    weights = 1 / np.maximum(totals, 1)
+    share = np.asarray(shares)[parts]
+    lacking = share[:, None] * totals
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(-(counts[order] @ weights), kind="stable")]
+    given = np.zeros(len(names), np.int64)
+    for b in order:
+        gain = (counts[b] * (2 * lacking - counts[b])) @ weights / share
+        best = int(gain.argmax())
+        lacking[best] -= counts[b]
+        given[b] = parts[best]
+    _fill_empty(given, counts, parts.tolist())
     return given[inverse]
 
 
