@@ -17,7 +17,7 @@ from models.xtcav import augment, heads, memory
 from models.xtcav.build import build, last_layer, placed
 from models.xtcav.data import XtcavData
 from models.xtcav.metrics import class_scores, confusion, mean_r2, r2
-from models.xtcav.predictor import Network, ShotPredictor, reading
+from models.xtcav.predictor import Network, ShotPredictor
 from models.xtcav.rows import Batch
 from models.xtcav.schedule import Plateau, rate
 
@@ -326,7 +326,7 @@ class XtcavLearner(Learner):
             "shape": list(self.data.image_shape),
             "scalars": list(self.data.scalars),
             "chain": self.data.chain.state(),
-            "reading": reading(self.data),
+            "reading": self.data.reading,
         }
 
     def start_from(self, weights: Mapping[str, Any]) -> None:

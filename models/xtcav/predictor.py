@@ -144,14 +144,6 @@ def _joined(parts: list[Prediction], member: ShotPredictor, rows: int) -> Predic
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def reading(data: XtcavData) -> dict[str, Any]:
-    """How files of the same kind are to be read: the arguments of `open_for_prediction`, ready for JSON."""
-    told = getattr(data, "reading", None)
-    if told is None:
-        told = {"scalars": data.scalars, "targets": data.targets, "classes": data.classes, "task": data.task}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
-
-
 def ids(data: XtcavData) -> Prediction:
     """The shots' identity: run, seconds, nanoseconds, fiducials."""
     return {name: np.asarray(data.eval.ids[name]) for name in IDS}
