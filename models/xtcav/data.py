@@ -90,6 +90,22 @@ class XtcavData:
         """The same data with only these of the evaluated rows."""
         return replace(self, eval=self.eval.take(np.asarray(samples)))
 
+    def scanned(self) -> dict[str, str]:
+        """What the scan found and skipped, in words."""
+        report = self.report
+        said = {"scan": f"{report['rows']} shots of {report['files']} files in {report['scan_seconds']:.2f} s"}
+        if report.get("labels"):
+            labels = " / ".join(map(str, report["labels"]))
+            said["usable labels"] = f"{report['labelled']} ({100 * report['labelled_share']:.1f} %): {labels}"
+        for reason, count in report["skipped_rows"].items():
+            said[f"skipped, {reason}"] = str(count)
+        if report["skipped_files"]:
+            first = next(iter(report["skipped_files"].values()))
+            said["skipped files"] = f"{len(report['skipped_files'])}; the first: {first}"
+        if report["repeated_files"]:
+            said["files named twice"] = str(report["repeated_files"])
+        return said
+
     def close(self) -> None:
         """Close the files; the handle may be used again, it then opens them anew."""
         for rows in (self.train, self.val, self.test, self.eval):

@@ -123,7 +123,7 @@ class XtcavFamily(Family):
         parts = (("training", data.train), ("validation", data.val), ("test", data.test))
         out = {
             "shots": ", ".join(f"{len(rows)} {name}" for name, rows in parts),
-            "files": str(len(data.files)),
+            **data.scanned(),
             "images": f"{data.image_shape[0]}x{data.image_shape[1]} pixels after preprocessing",
         }
         if data.task == "classification":
