@@ -1,0 +1,354 @@
+"""Beam images of many HDF5 files as one data set: scanned, split, balanced, preprocessed, read as it is used.
+
+What the rest of the family works with. The keys of a `data` block are those of `options.Options`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ground.errors import BadInput
+from ground.hdf5 import reading_hdf5
+from models.xtcav import generate
+from models.xtcav.index import Index, resolve_files, scan
+from models.xtcav.options import Options, Task, resolve
+from models.xtcav.preprocess import Chain
+from models.xtcav.reader import ImageReader
+from models.xtcav.rows import Batch, Rows
+from models.xtcav.split import balance, blocks, class_weights, split
+from models.xtcav.store import ImageStore
+
+__all__ = [
+    "Batch",
+    "Chain",
+    "Rows",
+    "XtcavData",
+    "fingerprint",
+    "load",
+    "open_for_prediction",
+    "own_block",
+]
+
+_WHOLE, _SAMPLED = 64 * 2**20, 4  # bytes of images that a fingerprint reads whole; rows a file of what is more
+_PASS = 64  # rows that a pass over the data reads at once
+_PARTS = ("train", "val", "test")
+_NAMES = ("image", "label", "targets", "scalars", "run", "seconds", "nanoseconds", "fiducials", "task")
+
+
+@dataclass(frozen=True)
+class XtcavData:
+    """A lazy handle: images are read as they are asked for.
+
+    Attributes:
+        task: what is learned.
+        classes: how many labels there are (0..classes-1); 0 for regression.
+        targets: names of the columns of `Rows.targets`.
+        scalars: names of the columns of `Rows.scalars`.
+        image_shape: (h, w) after preprocessing.
+        chain: fitted on training rows only; `chain.state()` goes into each snapshot and preprocesses new files.
+        files: the files, sorted.
+        report: what the scan found, ready for JSON.
+        train, val, test: the three parts. Training rows are cut to `ratio` where the block asks for it.
+        eval: the rows that predictions are made for: `val` in phase "val", `test` in phase "test".
+        source: where it comes from, for messages.
+        reading: what datasets are called; with `chain.state()` all that is needed to read new files alike.
+    """
+
+    task: Task
+    classes: int
+    targets: tuple[str, ...]
+    scalars: tuple[str, ...]
+    image_shape: tuple[int, int]
+    chain: Chain
+    files: tuple[Path, ...]
+    report: dict[str, Any]
+    train: Rows
+    val: Rows
+    test: Rows
+    eval: Rows
+    source: str
+    reading: dict[str, Any]
+
+    def counts(self, rows: Rows) -> np.ndarray:
+        """(classes,) rows of each label."""
+        return np.bincount(rows.labels[rows.labels >= 0], minlength=self.classes)
+
+    def class_weights(self) -> np.ndarray:
+        """(classes,) float32 inverse to the training counts; their mean over training rows is 1."""
+        return class_weights(self.counts(self.train))
+
+    def subset(self, samples: np.ndarray) -> XtcavData:
+        """The same data with only these of the evaluated rows."""
+        return replace(self, eval=self.eval.take(np.asarray(samples)))
+
+    def scanned(self) -> dict[str, str]:
+        """What the scan found and skipped, in words."""
+        report = self.report
+        said = {"scan": f"{report['rows']} shots of {report['files']} files in {report['scan_seconds']:.2f} s"}
+        if report.get("labels"):
+            labels = " / ".join(map(str, report["labels"]))
+            said["usable labels"] = f"{report['labelled']} ({100 * report['labelled_share']:.1f} %): {labels}"
+        for reason, count in report["skipped_rows"].items():
+            said[f"skipped, {reason}"] = str(count)
+        if report["skipped_files"]:
+            first = next(iter(report["skipped_files"].values()))
+            said["skipped files"] = f"{len(report['skipped_files'])}; the first: {first}"
+        if report["repeated_files"]:
+            said["files named twice"] = str(report["repeated_files"])
+        return said
+
+    def close(self) -> None:
+        """Close the files; the handle may be used again, it then opens them anew."""
+        for rows in (self.train, self.val, self.test, self.eval):
+            rows.store.close()
+
+
+def own_block(path: str, block: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--data path` means: the block with the files that a glob, a folder, a list or a file name.
+
+    Raises:
+        BadInput: there is nothing.
+    """
+    kept = {k: v for k, v in block.items() if k not in ("generator", "options", "path")}
+    resolve_files(path)
+    return {**kept, "path": str(Path(path).expanduser().absolute())}
+
+
+def load(config: Mapping[str, Any], phase: str) -> XtcavData:
+    """Scan, split, fit the preprocessing on training rows.
+
+    Args:
+        phase: "val" or "test": which part is `eval`.
+
+    Raises:
+        BadInput: nothing usable, a class without training rows, or (strict) anything unusable.
+    """
+    options = resolve(config)
+    paths, repeated, source = _files(options)
+    found = scan(paths, options, repeated=repeated)
+    reader = ImageReader(found.files, options.image, found.image_shape, found.dtype)
+    block = blocks(found.run, found.group, found.file, options.block, any(len(a) > 1 for a in found.leading))
+    labelled = found.label >= 0 if options.task == "classification" else np.isfinite(found.targets).any(1)
+    if not labelled.any():
+        raise BadInput(f"{source}: not one of {len(found)} shots has a usable {_wanted(options)}")
+    usable = labelled.copy()
+    usable[labelled] = _finite(found.take(np.flatnonzero(labelled)), reader, options, found.report)
+    index, block = found.take(np.flatnonzero(usable)), block[usable]
+    classes = (options.classes or int(index.label.max()) + 1) if options.task == "classification" else 0
+    strata = index.label if classes else np.zeros(len(index), np.int64)
+    part = split(strata, block, options.split, options.seed)
+    which = [np.flatnonzero(part == number) for number in range(3)]
+    if classes:
+        _every_class(index.label, which[0], classes, source)
+    if options.ratio and classes:
+        rng = np.random.default_rng([options.seed, 1])
+        which[0] = which[0][balance(index.label[which[0]], classes, options.ratio, rng)]
+    chain = _fitted(options, index, reader, which[0])
+    store = ImageStore(index, reader, chain, options.cache_mb, options.cache)
+    train, val, test = (Rows(store, rows, block[rows], classes) for rows in which)
+    if phase == "test" and not len(test):
+        raise BadInput(f"{source}: the data block keeps no test rows (split: {list(options.split)})")
+    report = {
+        **found.report,
+        "labelled": int(labelled.sum()),
+        "labelled_share": round(float(labelled.mean()), 4),
+        "labels": np.bincount(index.label, minlength=classes).tolist() if classes else [],
+        "parts": {n: _counted(index, rows, classes) for n, rows in zip(_PARTS, which, strict=True)},
+    }
+    return XtcavData(
+        task=options.task,
+        classes=classes,
+        targets=found.target_names,
+        scalars=found.scalar_names,
+        image_shape=chain.output_shape,
+        chain=chain,
+        files=found.files,
+        report=report,
+        train=train,
+        val=val,
+        test=test,
+        eval=test if phase == "test" else val,
+        source=source,
+        reading={n: list(v) if isinstance(v := getattr(options, n), tuple) else v for n in _NAMES}
+        | {"classes": classes},
+    )
+
+
+def _files(options: Options) -> tuple[list[Path], int, str]:
+    """The files of a block, how many were named twice, and what to call them."""
+    if options.generator:
+        place = generate.ensure(options.options)
+        return (*resolve_files(str(place / generate.LABELLED)), f"generated XTCAV experiment ({place.name})")
+    return (*resolve_files(options.path), options.path)
+
+
+def _wanted(options: Options) -> str:
+    return f"label ({options.label})" if options.task == "classification" else f"target ({', '.join(options.targets)})"
+
+
+def _counted(index: Index, rows: np.ndarray, classes: int) -> dict[str, Any]:
+    return {"rows": len(rows), "labels": np.bincount(index.label[rows], minlength=classes).tolist() if classes else []}
+
+
+def _every_class(labels: np.ndarray, train: np.ndarray, classes: int, source: str) -> None:
+    empty = np.flatnonzero(np.bincount(labels[train], minlength=classes) == 0)
+    if classes < 2:
+        raise BadInput(f"{source}: all usable labels are 0; a classification needs two classes")
+    if len(empty):
+        raise BadInput(f"{source}: class {empty[0]} of 0..{classes - 1} has no training rows after the split")
+
+
+def _finite(index: Index, reader: ImageReader, options: Options, report: dict[str, Any]) -> np.ndarray:
+    """(n,) which images hold numbers only. Integers always do; others are read once."""
+    good = np.ones(len(index), bool)
+    if index.dtype.kind != "f":
+        return good
+    for rows in _portions(np.arange(len(index))):
+        good[rows] = np.isfinite(reader.read(index.file[rows], index.row[rows])).all((1, 2))
+    bad = int((~good).sum())
+    if bad and options.strict:
+        first = int(np.flatnonzero(~good)[0])
+        path, row = index.files[index.file[first]], index.row[first]
+        raise BadInput(f"{path}: image {row} has pixels that are not numbers")
+    if bad:
+        report["skipped_rows"]["image with pixels that are not numbers"] = bad
+    if bad == len(good):
+        raise BadInput(f"{index.files[0]}: each image has pixels that are not numbers")
+    return good
+
+
+def _portions(rows: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(rows, max(1, -(-len(rows) // _PASS)))
+
+
+def _fitted(options: Options, index: Index, reader: ImageReader, train: np.ndarray) -> Chain:
+    """The chain, its statistics from a seeded choice of the training rows, its scalars' from all of them."""
+    chain = Chain(options.preprocess, index.image_shape)
+    chosen = train
+    if len(train) > options.fit_rows:
+        rng = np.random.default_rng([options.seed, 2])
+        chosen = np.sort(rng.choice(train, options.fit_rows, replace=False))
+    streams = {"train": functools.partial(_stream, index, reader, chosen)}
+    if "dark" in chain.sources:
+        streams["dark"] = _dark(options, index)
+    chain.fit(streams)
+    chain.fit_scalars(index.scalars[train])
+    return chain
+
+
+def _stream(index: Index, reader: ImageReader, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for rows in _portions(chosen):
+        yield reader.read(index.file[rows], index.row[rows]), index.label[rows]
+
+
+def _dark(options: Options, index: Index) -> Any:
+    pattern = options.dark
+    if options.generator and not pattern:
+        pattern = str(generate.ensure(options.options) / generate.DARK)
+    if not pattern:
+        raise BadInput("preprocess step dark needs files of a dark run (data key dark), or lasing_free or train")
+    plain = replace(options, task="classification", targets=(), scalars=(), mask="", strict=True)
+    found = scan(resolve_files(pattern)[0], plain, labels_needed=False)
+    if found.image_shape != index.image_shape:
+        (h, w), (a, b) = index.image_shape, found.image_shape
+        raise BadInput(f"{pattern}: dark images are {a}x{b}, the others {h}x{w}")
+    reader = ImageReader(found.files, options.image, found.image_shape, found.dtype)
+    rows = np.unique(np.linspace(0, len(found) - 1, options.fit_rows).astype(int))
+    return functools.partial(_stream, found, reader, rows)
+
+
+def _fits(chain: Chain, index: Index, source: str) -> None:
+    if index.image_shape != chain.input_shape:
+        (h, w), (a, b) = chain.input_shape, index.image_shape
+        raise BadInput(f"{source}: images are {a}x{b}, the model was trained on {h}x{w}")
+
+
+def open_for_prediction(
+    path: str,
+    chain_state: Mapping[str, Any],
+    *,
+    classes: int = 0,
+    cache_mb: float = 1024.0,
+    **reading: Any,
+) -> XtcavData:
+    """All rows of new files (`eval`; labels where there are some), preprocessed by a stored chain.
+
+    Args:
+        classes: how many labels the model knows; labels beyond are unknown.
+        reading: names of datasets, as `XtcavData.reading` has them.
+
+    Raises:
+        BadInput: nothing usable, or images of another shape than the chain was fitted on.
+    """
+    chain = Chain.from_state(chain_state)
+    options = resolve({**reading, "path": path, "classes": classes})
+    paths, repeated, source = _files(options)
+    index = scan(paths, options, labels_needed=False, repeated=repeated)
+    _fits(chain, index, source)
+    reader = ImageReader(index.files, options.image, index.image_shape, index.dtype)
+    good = np.flatnonzero(_finite(index, reader, options, index.report))
+    index = index.take(good)
+    store = ImageStore(index, reader, chain, cache_mb)
+    block = blocks(index.run, index.group, index.file, options.block, any(len(a) > 1 for a in index.leading))
+    rows, none = np.arange(len(index)), np.arange(0)
+    evaluated, empty = (Rows(store, some, block[some], classes) for some in (rows, none))
+    return XtcavData(
+        task=options.task,
+        classes=classes,
+        targets=index.target_names,
+        scalars=index.scalar_names,
+        image_shape=chain.output_shape,
+        chain=chain,
+        files=index.files,
+        report=index.report,
+        train=empty,
+        val=empty,
+        test=empty,
+        eval=evaluated,
+        source=source,
+        reading={**reading, "classes": classes},
+    )
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """A digest of the files that a block means (names, sizes, sampled content) and of what it makes of them.
+
+    Small collections count whole; of larger ones the labels, targets and scalars, and a few images of each file.
+    """
+    options = resolve(config)
+    meaning = {k: v for k, v in asdict(options).items() if k not in ("path", "dark", "strict", "cache_mb")}
+    digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
+    paths = _files(options)[0]
+    dark = resolve_files(options.dark)[0] if options.dark else []
+    whole = sum(path.stat().st_size for path in paths) <= _WHOLE
+    for path in (*paths, *dark):
+        digest.update(repr((path.name, path.stat().st_size)).encode())
+        try:
+            with reading_hdf5(path) as file:
+                _sample(file, options, whole, digest)
+        except BadInput:
+            digest.update(b"unreadable")  # `load` skips it, or refuses
+    return digest.hexdigest()
+
+
+def _sample(file: h5py.File, options: Options, whole: bool, digest: Any) -> None:
+    stamps = (options.run, options.seconds, options.nanoseconds, options.fiducials)
+    for name in (options.image, options.label, *options.targets, *options.scalars, options.mask, *stamps):
+        dataset = file.get(name) if name else None
+        if not isinstance(dataset, h5py.Dataset):
+            continue
+        digest.update(repr((name, dataset.shape, str(dataset.dtype))).encode())
+        if name != options.image or whole or dataset.ndim == 0:
+            digest.update(np.ascontiguousarray(dataset[()]).tobytes())
+        else:
+            for row in np.unique(np.linspace(0, dataset.shape[0] - 1, _SAMPLED).astype(int)):
+                digest.update(np.ascontiguousarray(dataset[row]).tobytes())

@@ -1,0 +1,197 @@
+"""The image networks of XTCAV as Concert sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ground.errors import BadInput
+from ground.hdf5 import reading_hdf5
+from models.base import Family, Metric, Place, Prediction, Predictor, Scorer
+from models.xtcav import config as settings
+from models.xtcav import data as shots
+from models.xtcav import metrics
+from models.xtcav.data import XtcavData
+from models.xtcav.folders import FOLDERS
+from models.xtcav.learner import XtcavLearner
+from models.xtcav.predictor import IDS, NewShots, many, restore
+
+
+class XtcavFamily(Family):
+    """Classes or measured targets of beam images.
+
+    The metric `score` is the balanced accuracy of classes and the mean R2 of targets: each under its own name stands
+    beside it in a trial's table.
+    """
+
+    name = "xtcav"
+    metric = Metric("score", "max", "balanced accuracy of classes; where task is regression, mean R2 of the targets")
+    # balanced accuracy hangs on the few shots of the rarest class; the loss counts them all
+    snapshots = {"best": metric, "calm": Metric("val_loss", "min", "log loss, or Huber loss of targets")}
+    default_space = "xtcav"
+    folders = FOLDERS
+    environment = ("NLB_HOME",)
+
+    # ---- data
+
+    def own_data(self, path: str, block: Mapping[str, Any]) -> dict[str, Any]:
+        return shots.own_block(path, block)
+
+    def load(self, config: Mapping[str, Any], phase: str) -> XtcavData:
+        return shots.load(config, phase)
+
+    def open(self, path: Path, phase: str) -> NewShots:
+        return NewShots(str(path))
+
+    def fingerprint(self, config: Mapping[str, Any]) -> str:
+        return shots.fingerprint(config)
+
+    def groups(self, data: XtcavData | NewShots) -> np.ndarray:
+        """Blocks of run and time: neighbouring shots are alike."""
+        return _opened(data).eval.blocks
+
+    def subset(self, data: XtcavData, samples: np.ndarray) -> XtcavData:
+        return data.subset(samples)
+
+    # ---- models
+
+    def check(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return settings.resolve(config)
+
+    def learner(self, config: Mapping[str, Any], data: XtcavData, place: Place, seed: int) -> XtcavLearner:
+        return XtcavLearner(settings.resolve(config), data, place, seed)
+
+    def restore(self, config: Mapping[str, Any], weights: Mapping[str, Any], place: Place) -> Predictor:
+        return restore(settings.resolve(config), weights, place.device, place.batch)
+
+    def predict_many(self, members: Sequence[Any], data: Any, place: Place) -> Iterator[Prediction]:
+        """Some members at a time, so that an image is read and preprocessed once for all of them."""
+        return many(members, data)
+
+    # ---- calibration
+
+    def calibrate(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """A temperature for the ensemble's probabilities, fitted on predictions that selection did not choose by."""
+        if "probabilities" not in prediction:
+            return {}
+        return {"temperature": metrics.fit_temperature(prediction["probabilities"], truth["labels"])}
+
+    def calibrated(self, prediction: Mapping[str, np.ndarray], calibration: Mapping[str, Any]) -> Prediction:
+        """The prediction with `calibrate`'s temperature applied; the most probable class stays the same."""
+        if "temperature" not in calibration or "probabilities" not in prediction:
+            return dict(prediction)
+        changed = metrics.apply_temperature(prediction["probabilities"], float(calibration["temperature"]))
+        return {**prediction, "probabilities": changed}
+
+    def export(self, predicted: Iterable[tuple[Any, Prediction]], out: Path, about: Mapping[str, Any]) -> str:
+        """HDF5 with `probabilities` and `label`, or `values` (and `presence`), and the shots' ids to join by."""
+
+        def labelled() -> Iterator[tuple[Any, Prediction]]:
+            for data, prediction in predicted:
+                if "probabilities" in prediction:
+                    label = prediction["probabilities"].argmax(1).astype(np.int64)
+                    yield data, {**prediction, "label": label}
+                else:
+                    yield data, prediction
+
+        return super().export(labelled(), out, about)
+
+    # ---- scores
+
+    def truth(self, data: XtcavData | NewShots) -> Prediction:
+        data = _opened(data)
+        rows = data.eval
+        if data.task == "classification":
+            if not (rows.labels >= 0).any():
+                raise BadInput(f"{data.source}: no labels to score against")
+            return {"labels": rows.labels}
+        if not np.isfinite(rows.targets).any():
+            raise BadInput(f"{data.source}: none of the targets {', '.join(data.targets)} to score against")
+        return {"values": rows.targets}
+
+    def scorer(self, truth: Mapping[str, np.ndarray]) -> Scorer:
+        if "labels" in truth:
+            return metrics.BalancedAccuracy(truth["labels"])
+        return metrics.target_scorer(truth["values"])
+
+    def describe(self, data: XtcavData | NewShots) -> dict[str, str]:
+        if isinstance(data, NewShots):
+            return {"files": data.path}
+        parts = (("training", data.train), ("validation", data.val), ("test", data.test))
+        out = {
+            "shots": ", ".join(f"{len(rows)} {name}" for name, rows in parts),
+            **data.scanned(),
+            "images": f"{data.image_shape[0]}x{data.image_shape[1]} pixels after preprocessing",
+        }
+        if data.task == "classification":
+            for name, rows in parts:
+                if len(rows):
+                    out[f"classes, {name}"] = " / ".join(str(count) for count in data.counts(rows))
+        else:
+            out["targets"] = ", ".join(data.targets)
+        if data.scalars:
+            out["scalars"] = ", ".join(data.scalars)
+        return out
+
+    def pictures(self, data: XtcavData, prediction: Mapping[str, np.ndarray]) -> list[tuple[str, Any]]:
+        from models.xtcav import plots
+
+        return plots.pictures(_opened(data), prediction)
+
+    def evaluate(
+        self, predicted: Predictor | Path, config: Mapping[str, Any], target: Path | None, name: str
+    ) -> dict[str, dict[str, float]]:
+        """Scores of the test block, which nothing in a study has seen, with standard errors.
+
+        Args:
+            predicted: the ensemble, or a file that `export` wrote.
+            config: the study's `data` block.
+            target: labelled files to score on in place of the study's test block.
+            name: of the study.
+
+        Raises:
+            BadInput: there is no labelled test row, or the file's shots are others.
+        """
+        if isinstance(predicted, Path) and (not config or target is not None):
+            raise BadInput(f"{predicted}: a file of predictions is scored on the test block of its study only")
+        if target is not None:
+            new = NewShots(str(target))
+            prediction = predicted(new)  # type: ignore[operator]
+            data, where = new.data, f"{name} ({target})"
+        else:
+            data, where = shots.load(config, "test"), f"{name} (test block)"
+            if not len(data.eval):
+                raise BadInput(f"{data.source}: the test block is empty (data key split)")
+            prediction = _read(predicted, data) if isinstance(predicted, Path) else predicted(data)
+        truth = self.truth(data)
+        if "labels" in truth:
+            return {where: metrics.class_scores(prediction["probabilities"], truth["labels"])}
+        mean = np.nanmean(data.train.targets if len(data.train) else truth["values"], axis=0)
+        return {where: metrics.target_scores(prediction, truth["values"], data.targets, mean)}
+
+
+def _opened(data: XtcavData | NewShots) -> XtcavData:
+    return data.data if isinstance(data, NewShots) else data
+
+
+def _read(path: Path, data: XtcavData) -> Prediction:
+    """A file of predictions, its rows in the order of the data's shots.
+
+    Raises:
+        BadInput: a shot is missing in it.
+    """
+    with reading_hdf5(path) as file:
+        lacking = [name for name in IDS if name not in file]
+        if lacking:
+            raise BadInput(f"{path}: has no {lacking[0]}: it is no file of predictions")
+        content = {name: np.asarray(file[name]) for name in file}
+    place = {shot: row for row, shot in enumerate(zip(*(content[name].tolist() for name in IDS), strict=True))}
+    wanted = zip(*(data.eval.ids[name].tolist() for name in IDS), strict=True)
+    try:
+        order = np.array([place[shot] for shot in wanted], dtype=int)
+    except KeyError as error:
+        raise BadInput(f"{path}: has no prediction for the shot {error.args[0]}") from None
+    return {name: array[order] for name, array in content.items()}
