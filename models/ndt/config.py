@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from ground.errors import BadInput
+from ground.settings import Table
+from ground.settings import resolve as checked
 
-# name: (default, smallest, largest); a tuple of words instead of bounds lists the choices.
-_SETTINGS: dict[str, tuple[Any, Any, Any]] = {
+_SETTINGS: Table = {
     "MODEL.HIDDEN_SIZE": (128, 1, None),
     "MODEL.DROPOUT": (0.2, 0.0, 0.99),
     "MODEL.DROPOUT_RATES": (0.2, 0.0, 0.99),
@@ -80,41 +79,9 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The complete settings: defaults overlaid by `settings`, checked.
 
     Raises:
-        BadInput: an unknown name (with the nearest known one) or a value of the wrong kind or range.
+        BadInput: as `ground.settings.resolve`.
     """
-    config = dict(DEFAULTS)
-    for name, value in settings.items():
-        if ignored(name):
-            continue
-        if name not in _SETTINGS:
-            near = difflib.get_close_matches(name, _SETTINGS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise BadInput(f"unknown NDT setting {name}{hint}")
-        config[name] = _checked(name, value)
-    return config
-
-
-def _checked(name: str, value: Any) -> Any:
-    default, low, high = _SETTINGS[name]
-    if isinstance(low, tuple):
-        word = str(value).lower()
-        word = {"masked_loss": "masked", "poisson": "poisson"}.get(word, word)
-        if word not in low:
-            raise BadInput(f"{name} is {value!r}; it takes one of {', '.join(low)}")
-        return word
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise BadInput(f"{name} is {value!r}; it takes true or false")
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
-        raise BadInput(f"{name} is {value!r}; it takes a number")
-    if isinstance(default, int):
-        if float(value) != int(value):
-            raise BadInput(f"{name} is {value!r}; it takes a whole number")
-        value = int(value)
-    else:
-        value = float(value)
-    if (low is not None and value < low) or (high is not None and value > high):
-        upper = "" if high is None else f" and at most {high}"
-        raise BadInput(f"{name} is {value}; it must be at least {low}{upper}")
-    return value
+    known = {name: value for name, value in settings.items() if not ignored(name)}
+    if str(known.get("TRAIN.EARLY_STOP")).lower() == "masked_loss":
+        known["TRAIN.EARLY_STOP"] = "masked"
+    return checked("NDT", _SETTINGS, known)

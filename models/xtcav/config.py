@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from ground.errors import BadInput
+from ground.settings import Table
+from ground.settings import resolve as checked
 from models.xtcav.schedule import parse_steps
 
 PUBLISHED = (
@@ -21,8 +22,7 @@ PUBLISHED = (
 MODERN = ("cnn", "residual", "resnet18", "mobilenet_v3_small")
 SCHEDULES = ("cosine", "plateau", "constant")
 
-# name: (default, smallest, largest); a tuple of words instead of bounds lists the choices.
-_SETTINGS: dict[str, tuple[Any, Any, Any]] = {
+_SETTINGS: Table = {
     "NET": ("cnn", (*MODERN, *PUBLISHED), None),
     # cnn and residual: channels of the first stage, stages (each halves the image), cells of the last pooling, hidden
     # units of the dense layer
@@ -77,14 +77,9 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The complete settings: defaults overlaid by `settings`, checked.
 
     Raises:
-        BadInput: an unknown name (with the nearest known one) or a value of the wrong kind or range.
+        BadInput: as `ground.settings.resolve`.
     """
-    config = dict(DEFAULTS)
-    for name, value in settings.items():
-        if name not in _SETTINGS:
-            near = difflib.get_close_matches(name, _SETTINGS, n=1)
-            raise BadInput(f"unknown setting {name} of xtcav" + (f"; did you mean {near[0]}?" if near else ""))
-        config[name] = _checked(name, value)
+    config = checked("xtcav", _SETTINGS, settings)
     schedule = str(config["LR.SCHEDULE"]).lower()
     if schedule not in SCHEDULES:
         parse_steps(schedule)
@@ -106,33 +101,3 @@ def pool(text: str) -> tuple[int, int]:
     if window < 1 or stride < 1:
         raise BadInput(f"POOL is {text!r}; window and stride are at least 1")
     return window, stride
-
-
-def _checked(name: str, value: Any) -> Any:
-    default, low, high = _SETTINGS[name]
-    if isinstance(low, tuple):
-        word = str(value).lower()
-        if word not in low:
-            near = difflib.get_close_matches(word, low, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; it takes one of {', '.join(low)}"
-            raise BadInput(f"{name} is {value!r}{hint}")
-        return word
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise BadInput(f"{name} is {value!r}; it takes true or false")
-        return value
-    if isinstance(default, str):
-        # YAML reads a list of numbers where people leave out the quotation marks
-        return ",".join(str(part) for part in value) if isinstance(value, (list, tuple)) else str(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
-        raise BadInput(f"{name} is {value!r}; it takes a number")
-    if isinstance(default, int):
-        if float(value) != int(value):
-            raise BadInput(f"{name} is {value!r}; it takes a whole number")
-        value = int(value)
-    else:
-        value = float(value)
-    if (low is not None and value < low) or (high is not None and value > high):
-        upper = "" if high is None else f" and at most {high}"
-        raise BadInput(f"{name} is {value}; it must be at least {low}{upper}")
-    return value

@@ -15,7 +15,7 @@ from models.xtcav.schedule import Plateau, parse_steps, rate
 @pytest.mark.parametrize(
     ("setting", "value", "told"),
     [
-        ("LERNING", 1, "unknown setting"),
+        ("LERNING", 1, "unknown xtcav setting"),
         ("EPOCH", 1, "did you mean EPOCHS"),
         ("NET", "resnet", "did you mean resnet18"),
         ("NET", "vgg", "one of"),

@@ -1,0 +1,57 @@
+"""A model family's settings as one table, with one check for all of them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ground.errors import BadInput
+
+Table = Mapping[str, tuple[Any, Any, Any]]
+"""name -> (default, smallest, largest), None for no bound; a tuple of words in place of the smallest lists the choices.
+The default's type is the setting's: bool, int, float or str."""
+
+
+def resolve(family: str, table: Table, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The complete settings: defaults overlaid by `settings`, checked.
+
+    Raises:
+        BadInput: an unknown name or choice (with the nearest known one) or a value of the wrong kind or range.
+    """
+    config = {name: default for name, (default, _, _) in table.items()}
+    for name, value in settings.items():
+        if name not in table:
+            raise BadInput(f"unknown {family} setting {name}{_near(name, table)}")
+        config[name] = _checked(name, value, *table[name])
+    return config
+
+
+def _near(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _checked(name: str, value: Any, default: Any, low: Any, high: Any) -> Any:
+    if isinstance(low, tuple):
+        word = str(value).lower()
+        if word not in low:
+            raise BadInput(f"{name} is {value!r}" + (_near(word, low) or f"; it takes one of {', '.join(low)}"))
+        return word
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise BadInput(f"{name} is {value!r}; it takes true or false")
+        return value
+    if isinstance(default, str):
+        # YAML reads a list of numbers where people leave out the quotation marks
+        return ",".join(str(part) for part in value) if isinstance(value, (list, tuple)) else str(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise BadInput(f"{name} is {value!r}; it takes a number")
+    if isinstance(default, int) and value != int(value):
+        raise BadInput(f"{name} is {value!r}; it takes a whole number")
+    value = type(default)(value)
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = [f"at least {low}"] * (low is not None) + [f"at most {high}"] * (high is not None)
+        raise BadInput(f"{name} is {value}; it must be {' and '.join(bounds)}")
+    return value
