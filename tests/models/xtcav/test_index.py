@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from ground.errors import BadInput
-from models.xtcav.index import Index, resolve_files, scan
+from models.xtcav.files import resolve_files
+from models.xtcav.index import Index, scan
 from models.xtcav.options import Options
-from tests.models.xtcav.files import write
+from tests.models.xtcav.written import write
 
 
 def scanned(folder: Path, **options: Any) -> Index:
