@@ -6,20 +6,18 @@ What the rest of the family works with. The keys of a `data` block are those of 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from ground.errors import BadInput
-from ground.hdf5 import reading_hdf5
 from models.xtcav import generate
-from models.xtcav.index import Index, resolve_files, scan
+from models.xtcav.files import files_of, resolve_files
+from models.xtcav.fingerprint import fingerprint
+from models.xtcav.index import Index, scan
 from models.xtcav.options import Options, Task, resolve
 from models.xtcav.preprocess import Chain
 from models.xtcav.reader import ImageReader
@@ -38,7 +36,6 @@ __all__ = [
     "own_block",
 ]
 
-_WHOLE, _SAMPLED = 64 * 2**20, 4  # bytes of images that a fingerprint reads whole; rows a file of what is more
 _PASS = 64  # rows that a pass over the data reads at once
 _PARTS = ("train", "val", "test")
 _NAMES = ("image", "label", "targets", "scalars", "run", "seconds", "nanoseconds", "fiducials", "task")
@@ -133,7 +130,7 @@ def load(config: Mapping[str, Any], phase: str) -> XtcavData:
         BadInput: nothing usable, a class without training rows, or (strict) anything unusable.
     """
     options = resolve(config)
-    paths, repeated, source = _files(options)
+    paths, repeated, source = files_of(options)
     found = scan(paths, options, repeated=repeated)
     reader = ImageReader(found.files, options.image, found.image_shape, found.dtype)
     block = blocks(found.run, found.group, found.file, options.block, any(len(a) > 1 for a in found.leading))
@@ -181,14 +178,6 @@ def load(config: Mapping[str, Any], phase: str) -> XtcavData:
         reading={n: list(v) if isinstance(v := getattr(options, n), tuple) else v for n in _NAMES}
         | {"classes": classes},
     )
-
-
-def _files(options: Options) -> tuple[list[Path], int, str]:
-    """The files of a block, how many were named twice, and what to call them."""
-    if options.generator:
-        place = generate.ensure(options.options)
-        return (*resolve_files(str(place / generate.LABELLED)), f"generated XTCAV experiment ({place.name})")
-    return (*resolve_files(options.path), options.path)
 
 
 def _wanted(options: Options) -> str:
@@ -291,7 +280,7 @@ def open_for_prediction(
     """
     chain = Chain.from_state(chain_state)
     options = resolve({**reading, "path": path, "classes": classes})
-    paths, repeated, source = _files(options)
+    paths, repeated, source = files_of(options)
     index = scan(paths, options, labels_needed=False, repeated=repeated)
     _fits(chain, index, source)
     reader = ImageReader(index.files, options.image, index.image_shape, index.dtype)
@@ -317,38 +306,3 @@ def open_for_prediction(
         source=source,
         reading={**reading, "classes": classes},
     )
-
-
-def fingerprint(config: Mapping[str, Any]) -> str:
-    """A digest of the files that a block means (names, sizes, sampled content) and of what it makes of them.
-
-    Small collections count whole; of larger ones the labels, targets and scalars, and a few images of each file.
-    """
-    options = resolve(config)
-    meaning = {k: v for k, v in asdict(options).items() if k not in ("path", "dark", "strict", "cache_mb")}
-    digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
-    paths = _files(options)[0]
-    dark = resolve_files(options.dark)[0] if options.dark else []
-    whole = sum(path.stat().st_size for path in paths) <= _WHOLE
-    for path in (*paths, *dark):
-        digest.update(repr((path.name, path.stat().st_size)).encode())
-        try:
-            with reading_hdf5(path) as file:
-                _sample(file, options, whole, digest)
-        except BadInput:
-            digest.update(b"unreadable")  # `load` skips it, or refuses
-    return digest.hexdigest()
-
-
-def _sample(file: h5py.File, options: Options, whole: bool, digest: Any) -> None:
-    stamps = (options.run, options.seconds, options.nanoseconds, options.fiducials)
-    for name in (options.image, options.label, *options.targets, *options.scalars, options.mask, *stamps):
-        dataset = file.get(name) if name else None
-        if not isinstance(dataset, h5py.Dataset):
-            continue
-        digest.update(repr((name, dataset.shape, str(dataset.dtype))).encode())
-        if name != options.image or whole or dataset.ndim == 0:
-            digest.update(np.ascontiguousarray(dataset[()]).tobytes())
-        else:
-            for row in np.unique(np.linspace(0, dataset.shape[0] - 1, _SAMPLED).astype(int)):
-                digest.update(np.ascontiguousarray(dataset[row]).tobytes())

@@ -73,11 +73,11 @@ class XtcavFamily(Family):
 
     # ---- calibration
 
-    def calibrate(self, prediction: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def calibrate(self, reduced: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """A temperature for the ensemble's probabilities, fitted on predictions that selection did not choose by."""
-        if "probabilities" not in prediction:
+        if "probabilities" not in reduced:
             return {}
-        return {"temperature": metrics.fit_temperature(prediction["probabilities"], truth["labels"])}
+        return {"temperature": metrics.fit_temperature(reduced["probabilities"], truth["labels"])}
 
     def calibrated(self, prediction: Mapping[str, np.ndarray], calibration: Mapping[str, Any]) -> Prediction:
         """The prediction with `calibrate`'s temperature applied; the most probable class stays the same."""

@@ -15,7 +15,7 @@ import torch
 from ground.errors import CommandFailed
 from models.xtcav.build import LAYOUT, build, placed
 
-STEPS = 3
+STEPS = 2
 
 
 def measure(

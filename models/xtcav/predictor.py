@@ -50,7 +50,7 @@ class NewShots:
 
 
 class Network:
-    """A network with its head, in evaluation mode for the time of a call.
+    """A network with its head.
 
     Args:
         network: (n, 1, h, w), (n, S) -> (n, outputs).
@@ -74,14 +74,11 @@ class Network:
         return self.head.predict(self.outputs(batch))
 
     def outputs(self, batch: Batch) -> Tensor:
-        training = self.network.training
+        """(n, outputs) float32; the network is in evaluation mode afterwards."""
         self.network.eval()
-        try:
-            with torch.inference_mode():
-                # full precision also on a GPU: predictions there and here are to agree
-                return self.network(*self.inputs(batch)).float()
-        finally:
-            self.network.train(training)
+        with torch.inference_mode():
+            # full precision also on a GPU: predictions there and here are to agree
+            return self.network(*self.inputs(batch)).float()
 
 
 class ShotPredictor:

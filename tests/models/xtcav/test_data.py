@@ -12,7 +12,7 @@ import pytest
 
 from ground.errors import BadInput
 from models.xtcav.data import XtcavData, fingerprint, load, open_for_prediction, own_block
-from tests.models.xtcav.files import SHAPE, write
+from tests.models.xtcav.written import SHAPE, write
 
 STEPS = ["log", "mean", "standardise"]
 

@@ -16,7 +16,7 @@ import pytest
 
 from ground.errors import BadInput
 from models.xtcav import generate
-from models.xtcav.picture import render
+from models.xtcav.picture import Lobe, _light, render
 from models.xtcav.waveforms import find_peaks, label_of, waveforms
 from tests.conftest import ROOT
 
@@ -82,6 +82,31 @@ def test_images_are_the_experiments() -> None:
     assert below[1::2].min() > below[::2].max() + 2
     half = render(np.random.Generator(np.random.SFC64(5)), peaks, np.full(12, 3500.0), 2)
     assert half.shape == (12, 363, 284) and half.max() > 1000
+
+
+def test_lit_pixels_are_signal_and_noise() -> None:
+    rng = np.random.Generator(np.random.SFC64(5))
+    bits = rng.integers(0, 1 << 16, (726, 568), np.uint16)
+    image, x, rows = np.zeros((726, 568), np.int16), np.arange(568), np.arange(726, dtype=np.float32)
+    flat = np.ones(568)
+    lobe = Lobe(100 * flat, 300 + 0.1 * x, 40 * flat, 0 * flat)
+    for left in range(0, 568, 71):
+        _light(image, bits, [lobe], rows, slice(left, left + 71), 1)
+    signal = 100 * np.exp(-0.5 * ((rows[:, None] - lobe.ridge) / 40) ** 2)
+    off = (image - signal)[image != 0]
+    assert off.mean() == pytest.approx(-3, abs=0.2)
+    assert (image - signal)[340, :].std() == pytest.approx(np.sqrt(36 + 1.5 * signal[340].mean()), rel=0.1)
+
+
+def test_the_ramp_of_two_channels_is_undone() -> None:
+    rng = np.random.Generator(np.random.SFC64(5))
+    energy = np.full(200, 3500.0)
+    wave = waveforms(rng, np.full((200, 3), 12.0), energy, 250)
+    size = np.abs(wave).reshape(200, 16, 5, 50).mean((0, 3))
+    assert size[8, -1] / size[8, 0] == pytest.approx(1.45 / 1.05, rel=0.1)
+    ampl, pos = find_peaks(wave, energy)
+    assert ampl.mean(0) == pytest.approx(12, rel=0.06)
+    assert pos.mean(0) == pytest.approx([60, 120, 180], abs=1)
 
 
 def test_content_depends_on_the_seed_not_on_the_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

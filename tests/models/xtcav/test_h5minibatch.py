@@ -11,7 +11,7 @@ import pytest
 
 from ground.errors import BadInput
 from models.xtcav.h5minibatch import H5MiniBatchReader, plan
-from tests.models.xtcav.files import SHAPE, image
+from tests.models.xtcav.written import SHAPE, image
 
 
 @pytest.fixture

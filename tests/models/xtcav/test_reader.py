@@ -16,7 +16,7 @@ from models.xtcav.options import Options
 from models.xtcav.preprocess import Chain
 from models.xtcav.reader import ImageReader, _Direct, _Library
 from models.xtcav.store import ImageStore
-from tests.models.xtcav.files import SHAPE, image, numbers, write
+from tests.models.xtcav.written import SHAPE, image, numbers, write
 
 KINDS = {
     "contiguous": {},

@@ -14,7 +14,7 @@ import torch
 from ground.errors import BadInput
 from models.xtcav.data import load
 from models.xtcav.rows import Batch, Rows
-from tests.models.xtcav.files import write
+from tests.models.xtcav.written import write
 
 
 @pytest.fixture
