@@ -10,7 +10,8 @@ from ground.errors import BadInput
 from models.base import Place
 from models.registry import choose
 
-_HOOK = "evaluate"
+_HANDS_IN = "submission"
+"""A file by itself is scored by the family that writes such files."""
 
 
 def score(
@@ -22,7 +23,7 @@ def score(
         path: a study or ensemble folder, or a submission's file.
         target: the truth of the final test. Given, the result says so, and nothing in Concert reads it back to
             choose by.
-        family: whose evaluation it is, where the file does not say and several families have one.
+        family: whose evaluation it is, where the file does not say and several families hand in such files.
         place: where an ensemble predicts.
 
     Returns:
@@ -35,7 +36,7 @@ def score(
     if target is not None and not target.is_file():
         raise BadInput(f"{target}: no such file")
     if path.is_file():
-        return {"phase": phase, "scores": choose(_HOOK, family).evaluate(path, {}, target, path.stem)}
+        return {"phase": phase, "scores": choose(_HANDS_IN, family).evaluate(path, {}, target, path.stem)}
     found = artifacts.read(path)
     found.verify()
     if family not in (None, found.family.name):

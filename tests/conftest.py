@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from studies.places import HOME
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 SLOW = os.environ.get("CONCERT_SLOW") == "1"
@@ -29,8 +31,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every folder of Concert below the test's own."""
-    for name in ("NLB_DATA_RAW", "NLB_CACHE_DIR", "NDT_CACHE_DIR", "RAY_TUNE_HOME", "CHECKPOINT_DIR", "CONFIG_DIR",
-                 "SUBMISSION_VALIDATION_ROOT"):  # fmt: skip
+    from models import registry
+
+    for name in {HOME, *(name for family in registry.every() for name in family.folders)}:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NLB_HOME", str(tmp_path / "nlb"))
     return tmp_path / "nlb"
