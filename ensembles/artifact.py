@@ -44,7 +44,7 @@ class Artifact:
 
     @property
     def family(self) -> Family:
-        return get(self.meta["family"])
+        return get(self.meta["family"]).of(self.meta["data"])
 
     def summary(self) -> dict[str, Any]:
         return {key: self.meta[key] for key in ("rule", "metric", "scores", "members")}

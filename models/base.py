@@ -250,6 +250,11 @@ class Family(ABC):
         """The folder of this family's studies below NLB_HOME/ray_results, where RAY_TUNE_HOME is not set."""
         return self.name
 
+    def of(self, config: Mapping[str, Any]) -> Family:
+        """The family as it is for a `data` block, where that decides what it ranks by (classes or measured targets,
+        say). A study's family is always asked this first."""
+        return self
+
     # ---- data
 
     def own_data(self, path: str, block: Mapping[str, Any]) -> dict[str, Any]:

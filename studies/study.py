@@ -43,7 +43,7 @@ class Study:
 
     @property
     def family(self) -> Family:
-        return get(self.config["family"])
+        return get(self.config["family"]).of(self.config["data"])
 
     @property
     def trials(self) -> Path:

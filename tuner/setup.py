@@ -50,7 +50,7 @@ def resolve(arguments: argparse.Namespace) -> Request:
         BadInput: the first thing wrong with it.
     """
     space = _space(arguments)
-    family = get(space.family)
+    family = get(space.family).of(space.data)
     fixed = dict(space.fixed)
     start = fixed.pop(transfer.SETTING, None)
     space = replace(space, fixed=fixed)

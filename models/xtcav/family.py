@@ -23,17 +23,22 @@ from models.xtcav.predictor import IDS, NewShots, many, restore
 class XtcavFamily(Family):
     """Classes or measured targets of beam images.
 
-    The metric `score` is the balanced accuracy of classes and the mean R2 of targets: each under its own name stands
-    beside it in a trial's table.
+    Args:
+        task: what the metric is of: the balanced accuracy of classes, or where it is regression the mean R2 of targets.
     """
 
     name = "xtcav"
-    metric = Metric("score", "max", "balanced accuracy of classes; where task is regression, mean R2 of the targets")
-    # balanced accuracy hangs on the few shots of the rarest class; the loss counts them all
-    snapshots = {"best": metric, "calm": Metric("val_loss", "min", "log loss, or Huber loss of targets")}
     default_space = "xtcav"
     folders = FOLDERS
     environment = ("NLB_HOME",)
+
+    def __init__(self, task: str = "classification") -> None:
+        self.metric = metrics.MEASURED if task == "regression" else metrics.CLASSIFIED
+        # balanced accuracy hangs on the few shots of the rarest class; the loss counts them all
+        self.snapshots = {"best": self.metric, "calm": Metric("val_loss", "min", "log loss, or Huber loss of targets")}
+
+    def of(self, config: Mapping[str, Any]) -> XtcavFamily:
+        return XtcavFamily(str(config.get("task", "classification")))
 
     # ---- data
 

@@ -16,7 +16,7 @@ from models.base import Diverged, Learner, Place, Prediction
 from models.xtcav import augment, heads, memory
 from models.xtcav.build import build, last_layer, placed
 from models.xtcav.data import XtcavData
-from models.xtcav.metrics import class_scores, confusion, mean_r2, r2
+from models.xtcav.metrics import CLASSIFIED, MEASURED, class_scores, confusion, mean_r2, r2
 from models.xtcav.predictor import Network, ShotPredictor
 from models.xtcav.rows import Batch
 from models.xtcav.schedule import Plateau, rate
@@ -245,9 +245,9 @@ class XtcavLearner(Learner):
         metrics = self._scores(prediction)
         metrics["val_loss"] = self.head.cost(prediction, self.data.eval)
         metrics["eval_ms"] = 1e3 * (time.perf_counter() - begun)
-        better = math.isnan(self._best) or metrics["score"] > self._best
-        if math.isfinite(metrics["score"]) and better:
-            self._best, self._best_step = metrics["score"], self.step
+        metric = CLASSIFIED if isinstance(self.head, heads.Classes) else MEASURED
+        if metric.better(metrics[metric.name], self._best):
+            self._best, self._best_step = metrics[metric.name], self.step
         return metrics
 
     def _scores(self, prediction: Prediction) -> dict[str, float]:
@@ -264,13 +264,13 @@ class XtcavLearner(Learner):
             # the confusion matrix, rows truth: one column of metrics.csv a cell
             for true, row in enumerate(counts):
                 out.update({f"confusion_{true}_{told}": float(n) for told, n in enumerate(row)})
-            return {"score": out["balanced_accuracy"], **out}
+            return out
         values = prediction["values"]
         if not bool(torch.isfinite(torch.from_numpy(values)).all()):
             raise Diverged(f"validation gives numbers that are not finite at step {self.step}")
         each = r2(values, rows.targets)
         named = {f"r2_{name}": float(value) for name, value in zip(self.data.targets, each, strict=True)}
-        return {"score": mean_r2(values, rows.targets), **named}
+        return {MEASURED.name: mean_r2(values, rows.targets), **named}
 
     def predict(self, data: Any) -> Prediction:
         network = Network(self.best_network, self.head, self.config, self.device)

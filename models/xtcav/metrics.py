@@ -8,8 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from models.base import ArrayScorer, Prediction, Scorer
+from models.base import ArrayScorer, Metric, Prediction, Scorer
 
+CLASSIFIED = Metric("balanced_accuracy", "max", "mean recall of the classes")
+MEASURED = Metric("r2", "max", "share of a target's variance that is explained, mean over targets")
 _LEAST = 1e-12  # a probability of 0 costs no more than this one's logarithm
 _COLDEST = 0.05
 

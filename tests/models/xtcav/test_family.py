@@ -15,6 +15,7 @@ from models.registry import get
 from models.xtcav import FAMILY
 from models.xtcav.__main__ import main
 from models.xtcav.predictor import IDS, NewShots
+from studies.study import Study
 from tests.models.xtcav.conftest import SCALARS
 
 CONFIG = {"WIDTH": 4, "DEPTH": 3, "GRID": 2, "HIDDEN": 8, "EPOCHS": 5, "BATCH_SIZE": 8, "PIECE_STEPS": 3}
@@ -25,8 +26,8 @@ class Both(Conformance, HoldsOut, Transfers):
     poison: dict[str, Any] = {"LR": 1e30, "WARMUP": 0.0}
 
     @pytest.fixture
-    def family(self) -> Family:
-        return get("xtcav")
+    def family(self, block: dict[str, Any]) -> Family:
+        return get("xtcav").of(block)
 
     @pytest.fixture
     def config(self) -> dict[str, Any]:
@@ -65,6 +66,12 @@ class TestRegression(Both):
     @pytest.fixture
     def other_block(self, block: dict[str, Any]) -> dict[str, Any]:
         return {**block, "targets": ["pos"]}
+
+    def test_targets_have_a_metric_of_their_own(self, family: Family, block: dict[str, Any]) -> None:
+        assert family.metric.name == "r2"
+        assert get("xtcav").of({}).metric.name == "balanced_accuracy"
+        study = Study(Path("/nowhere/s"), {"family": "xtcav", "data": block})
+        assert study.family.metric.name == "r2"
 
     def test_a_peak_is_found(self, block: dict[str, Any]) -> None:
         block = {**block, "split": [0.6, 0.2, 0.2]}

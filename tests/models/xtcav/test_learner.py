@@ -95,7 +95,7 @@ def test_a_piece_tells_what_the_original_log_told(data: XtcavData) -> None:
     assert -1 <= second["grad_angle"] <= 1 and second["grad_norm"] > 0
     validated = one.validate()
     assert validated["val_loss"] == pytest.approx(validated["log_loss"])
-    assert {"score", "accuracy", "balanced_accuracy", "macro_f1", "log_loss", "val_class1", "eval_ms"} <= set(validated)
+    assert {"accuracy", "balanced_accuracy", "macro_f1", "log_loss", "val_class1", "eval_ms"} <= set(validated)
     cells = [value for name, value in validated.items() if name.startswith("confusion_")]
     assert len(cells) == data.classes**2 and sum(cells) == len(data.eval)
 
