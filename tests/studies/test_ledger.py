@@ -17,7 +17,7 @@ from studies.study import Study
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    return Study(tmp_path, {"family": "ndt", "space": {"MODEL.DROPOUT": {"uniform": [0, 1]}}, "seed": 0})
+    return Study(tmp_path, {"family": "ndt", "data": {}, "space": {"MODEL.DROPOUT": {"uniform": [0, 1]}}, "seed": 0})
 
 
 def trial(study: Study, number: int, status: str, snapshots: dict[str, tuple[int, float]], key: str = "step") -> str:
