@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write nested dicts and lists of tensors and JSON values as one safetensors file, atomically.
 
     No pickle: the structure is JSON in the header, the tensors are raw. Dict keys become text.
+
+    Raises:
+        OSError: it could not be written, a full disk among the reasons.
     """
     tensors: dict[str, torch.Tensor] = {}
 
@@ -37,7 +42,11 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
     structure = json.dumps(split(state))
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"concert": structure})
+        try:
+            save_file(tensors, temporary, metadata={"concert": structure})
+        except SafetensorError as error:  # the library hides the system's error number in its words
+            code = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(code[1]) if code else errno.EIO, str(error), str(path)) from None
 
 
 def load_state(path: Path, device: str = "cpu") -> dict[str, Any]:

@@ -82,15 +82,10 @@ def usable(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
 def write(study: Study, keep: int) -> pd.DataFrame:
     """Bring models.csv up to date and drop the weights of ended trials but for the best `keep` usable checkpoints.
 
-    A checkpoint is a moment of a trial: snapshots of the same moment stay or go together.
+    A checkpoint is a moment of a trial: of snapshots of the same moment, which hold the same weights, the first stays.
     """
     frame = table(study)
-    best = usable(study, frame).head(keep)
-    kept = set(best.index)
-    if "step" in frame and not study.config.get("imported"):
-        moments = set(zip(best["trial_id"], best["step"], strict=True))
-        kept |= {i for i, m in zip(frame.index, zip(frame["trial_id"], frame["step"], strict=True), strict=True)
-                 if m in moments}  # fmt: skip
+    kept = set(usable(study, frame).head(keep).index)
     for index in frame.index[(frame["status"] != RUNNING) & (frame["path"] != "")]:
         if index not in kept:
             (study.path / str(frame.at[index, "path"])).unlink(missing_ok=True)
