@@ -64,7 +64,8 @@ class Place:
     Attributes:
         device: "cpu" or "cuda", as torch names it.
         threads: threads that may compute at once.
-        rank, ranks: which of how many processes that train one model together; only rank 0 writes files.
+        rank, ranks: which of how many processes that train one model together (`Family.data_parallel`); only rank 0
+            writes files.
         batch: samples a prediction works on at a time, where the user asks for a number (None: the family's own).
     """
 
@@ -101,6 +102,11 @@ class Learner(ABC):
 
     Between two pieces the search may report, validate, write a checkpoint, stop or be interrupted, so a piece is at
     most about a minute long: an epoch of a small model, some hundred steps of a large one.
+
+    Where several ranks train one model, each has a learner, made when torch's default process group already stands.
+    The learners average gradients among themselves and agree on `due`, `done` and what `validate` returns. `state` and
+    `weights` are asked of rank 0 only, `load_state` is told to all: what differs between ranks, such as dropout masks,
+    follows from the seed, the rank and `steps`.
     """
 
     @property
@@ -241,6 +247,8 @@ class Family(ABC):
     """Further environment variables that decide what a trial finds; passed on to a cluster's workers."""
     sources: Sequence[Source] = ()
     """What `python -m download` can bring for this family."""
+    data_parallel: bool = False
+    """Whether one model can be trained by several ranks (`run_hyperopt.py --ranks`), as `Learner` says."""
     associative: bool = True
     """Whether combining a combination (weighted by its members' sum) with one more member gives what combining all
     at once gives. True of means; selection is much faster with it."""

@@ -90,7 +90,11 @@ def test_search_resume_extend_refuse_overwrite(tiny_space: Path, tmp_path: Path)
     frame = pd.read_csv(study / "models.csv", index_col=0, dtype={"trial_id": str})
     assert list(frame["co-bps"]) == sorted(frame["co-bps"], reverse=True)
     assert {"trial_id", "val_ckpt", "seconds", "status", "path", "MODEL.DROPOUT", "TRAIN.LR.INIT"} <= set(frame)
-    assert all((study / path).exists() for path in frame["path"])
+    kept_rows = frame.dropna(subset="path")  # of snapshots of the same moment one stays
+    assert all((study / path).exists() for path in kept_rows["path"])
+    assert set(kept_rows["trial_id"]) == set(frame["trial_id"])
+    assert not kept_rows.duplicated(["trial_id", "step"]).any()
+    assert {p for p in study.glob("trials/*/*.safetensors")} == {study / path for path in kept_rows["path"]}
     page = (study / "report.html").read_text()
     for heading in (
         "Optimization history",
