@@ -54,6 +54,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--workers", type=int, help="trials side by side (default: as many as fit)")
     add("--cpus-per-trial", type=float, default=1.0, help="cores of a trial (default 1: one thread each packs best)")
     add("--gpus-per-trial", type=float, default=0.0, help="GPUs of a trial, e.g. 0.5 for two on each (default 0)")
+    add("--ranks", type=int, default=1, help="train each model by this many processes together, each with the CPUs and "
+        "GPUs above (default 1; for families that can)")  # fmt: skip
     add("--address", help="a running Ray cluster, e.g. auto or ray://head:10001 (default: this machine)")
     add = parser.add_argument_group("the ensemble").add_argument
     add("--rule", default="greedy", help="greedy (bagged, default) or topn (mean of the best N)")

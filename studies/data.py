@@ -26,12 +26,44 @@ def load(family: Family, config: Mapping[str, Any], phase: str, fingerprint: str
     return _load(family.name, json.dumps(config, sort_keys=True), phase, fingerprint)
 
 
+def load_part(
+    family: Family, config: Mapping[str, Any], fingerprint: str | None, share: float, seed: int, held: bool
+) -> Any:
+    """The data of phase "val" with only the validation samples that the search sees, or only those held out; once a
+    process, as `load`.
+
+    Args:
+        share, seed: as `split` takes them.
+        held: which of the two.
+
+    Raises:
+        BadInput: as `load` and `split`.
+    """
+    return _load_part(family.name, json.dumps(config, sort_keys=True), fingerprint, share, seed, held)
+
+
+def fingerprint(family: Family, config: Mapping[str, Any]) -> str:
+    """`Family.fingerprint`, once a process for the same data, as `load`."""
+    return _fingerprint(family.name, json.dumps(config, sort_keys=True))
+
+
 @functools.lru_cache(maxsize=2)
 def _load(name: str, text: str, phase: str, fingerprint: str | None) -> Any:
-    family, config = get(name), json.loads(text)
-    if fingerprint is not None and family.fingerprint(config) != fingerprint:
+    if fingerprint is not None and _fingerprint(name, text) != fingerprint:
         raise BadInput("the data has changed since the study began; search it under a new --study name")
-    return family.load(config, phase)
+    return get(name).load(json.loads(text), phase)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_part(name: str, text: str, fingerprint: str | None, share: float, seed: int, held: bool) -> Any:
+    family, data = get(name).of(json.loads(text)), _load(name, text, "val", fingerprint)
+    searched, held_out = split(family, data, share, seed)
+    return family.subset(data, held_out if held else searched)
+
+
+@functools.lru_cache(maxsize=2)
+def _fingerprint(name: str, text: str) -> str:
+    return get(name).fingerprint(json.loads(text))
 
 
 def group_of_each(family: Family, data: Any, samples: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from ground.files import write_json
 from models.base import Family
 from models.registry import get
 from search_spaces import Domain, SearchSpace
-from studies.data import load, split
+from studies.data import load, load_part
 
 FORMAT = 2
 _PACKAGES = ("ray", "scikit-optimize", "torch", "numpy", "pandas", "h5py", "nlb-tools")
@@ -53,6 +53,11 @@ class Study:
     def space(self) -> dict[str, Domain]:
         return {name: Domain.from_json(entry) for name, entry in self.config["space"].items()}
 
+    @property
+    def ranks(self) -> int:
+        """Processes that train each model together."""
+        return int(self.config.get("ranks") or 1)
+
     def load_data(self) -> Any:
         """What the study trains on and selects by, checked to be what it began with: no sample that is held out.
 
@@ -67,12 +72,11 @@ class Study:
 
     def _data(self, held: bool) -> Any:
         # an imported archive does not say what it was trained on: its fingerprint is None
-        data = load(self.family, self.config["data"], "val", self.config["fingerprint"])
+        known = self.family, self.config["data"]
         share = self.config.get("holdout")
         if not share:
-            return data
-        searched, held_out = split(self.family, data, share, self.config["seed"])
-        return self.family.subset(data, held_out if held else searched)
+            return load(*known, "val", self.config["fingerprint"])
+        return load_part(*known, self.config["fingerprint"], share, self.config["seed"], held)
 
     def trial_seed(self, number: int) -> int:
         return int.from_bytes(hashlib.sha256(f"{self.config['seed']}/{number}".encode()).digest()[:4], "big") % 2**31
@@ -125,6 +129,7 @@ def begin(
     objective: str,
     holdout: float | None = None,
     init: Mapping[str, Any] | None = None,
+    ranks: int = 1,
 ) -> tuple[Study, bool]:
     """The study at `path`: continued if it is the same search, begun if there is none.
 
@@ -132,6 +137,7 @@ def begin(
         fingerprint: of the data, as the family says.
         holdout: the share of validation groups that nothing sees before the end.
         init: the snapshot that every trial starts from (`studies.transfer.resolve`).
+        ranks: processes that train each model together; they change its batches, so they are part of the study.
 
     Returns:
         The study, and whether it was there already.
@@ -152,6 +158,7 @@ def begin(
         "fingerprint": fingerprint,
         "holdout": holdout,
         "init": None if init is None else dict(init),
+        "ranks": None if ranks == 1 else ranks,
         "versions": versions(),
     }
     if (path / "study.json").exists():
@@ -165,6 +172,7 @@ def begin(
             "objective": "objective",
             "holdout": "holdout",
             "init": "INIT",
+            "ranks": "number of ranks",
         }
         now = json.loads(json.dumps(config))
         for key, words in told.items():

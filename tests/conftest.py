@@ -30,8 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every folder of Concert below the test's own."""
+    """Every folder of Concert below the test's own, and nothing remembered of another test's."""
     from models import registry
+    from studies import data
+
+    for cached in (data._load, data._load_part, data._fingerprint):
+        cached.cache_clear()
 
     for name in {HOME, *(name for family in registry.every() for name in family.folders)}:
         monkeypatch.delenv(name, raising=False)

@@ -12,7 +12,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from ground.errors import BadInput
-from ground.files import NO_SPACE, read_json, write_json
+from ground.files import NO_SPACE, write_json
 from search_spaces import read_point
 from studies import ledger
 from studies.results import FAILED, STOPPED, read_result
@@ -20,6 +20,7 @@ from studies.study import Study
 from tuner import searchers
 from tuner.options import Options
 from tuner.searchers.base import SpaceSearcher
+from tuner.trial import settle
 
 
 def objective_value(study: Study, result: dict[str, Any]) -> float | None:
@@ -37,6 +38,7 @@ class StudyFeed(Searcher):
         super().__init__(metric="objective", mode=mode)
         self.study, self.options = study, options
         self.closed = self.disk_full = False
+        self.scratch = ""
         self.trial_ids: dict[str, str] = {}
         self.resumed: set[str] = set()
         self.searcher: SpaceSearcher = searchers.create(
@@ -84,8 +86,12 @@ class StudyFeed(Searcher):
         return {
             **config,
             "study": str(self.study.path.resolve()),
-            "device": "cuda" if self.options.gpus_per_trial else "cpu",
-            "threads": max(1, int(self.options.cpus_per_trial)),
+            "device": self.options.device,
+            "threads": self.options.threads,
+            "cpus": self.options.cpus_per_trial,
+            "gpus": self.options.gpus_per_trial,
+            "ranks": self.study.ranks,
+            "scratch": self.scratch,
             "checkpoint_seconds": self.options.checkpoint_seconds,
         }
 
@@ -126,24 +132,12 @@ class StudyFeed(Searcher):
             reason = "the worker process died" if error else f"stopped by the scheduler at {percent:.0f} %"
             with self.disk_watched():
                 seconds = (result or {}).get("time_total_s", 0.0)
-                ended = self._settle(name, FAILED if error else STOPPED, reason, seconds)
+                folder, status = self.study.trials / name, FAILED if error else STOPPED
+                ended = settle(folder, self.study.family, status, reason, seconds)
         if ended is None:
             return
         value = objective_value(self.study, ended)
         self.searcher.on_trial_complete(name, {"objective": value if value is not None else math.nan})
-
-    def _settle(self, name: str, status: str, reason: str, seconds: float) -> dict[str, Any]:
-        """Write the result of a trial that could not itself: it was stopped, or lost its process."""
-        folder = self.study.trials / name
-        best = {}
-        for snapshot, metric in self.study.family.snapshots.items():
-            card = read_json(folder / f"{snapshot}.json")
-            if card:
-                best[metric.name] = card["metrics"].get(metric.name)
-        result = {"status": status, "reason": reason, "seconds": seconds, "best": best, "metrics": {}}
-        write_json(folder / "result.json", result)
-        (folder / "last.safetensors").unlink(missing_ok=True)
-        return result
 
     def get_state(self) -> dict[str, Any]:
         return self.searcher.get_state()

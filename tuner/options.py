@@ -21,3 +21,11 @@ class Options:
     checkpoint_seconds: float = 30.0
     verbose: bool = False
     warm_start: Path | None = None
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpus_per_trial else "cpu"
+
+    @property
+    def threads(self) -> int:
+        return max(1, int(self.cpus_per_trial))

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ground.errors import BadInput
-from ground.machine import available_cpus, tune_allocator
-from models.base import Family, Place
+from ground.machine import available_cpus
+from models.base import Family
 from studies import ledger
 from studies.results import read_result
 from studies.study import Study
 from tuner.options import Options
 from tuner.progress import Progress
-from tuner.resources import Resources, plan
-from tuner.trial import DiskFull, run_trial
+from tuner.resources import plan
 
 # before ray is imported: these are read at import
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -30,6 +29,8 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # how often ranks are asked for their reports
+os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
 
 import ray
 from ray import tune
@@ -37,6 +38,7 @@ from ray.tune.stopper import NoopStopper
 
 from tuner import schedulers
 from tuner.feed import StudyFeed
+from tuner.worker import trainable
 
 WORKER_RETRIES = 2
 _ROOT = Path(__file__).resolve().parent.parent
@@ -57,7 +59,7 @@ def search(study: Study, options: Options, progress: Callable[[int, int], Progre
     for leftover in study.path.rglob(".tmp-*"):  # of writes that were killed
         leftover.unlink(missing_ok=True)
     ended = ledger.ended_trials(study)
-    with _cluster(study.family, options) as resources:
+    with _cluster(study, options) as workers:
         feed = StudyFeed(study, options)
         left = max(0, options.samples - len(ended))
         interrupted = threading.Event()
@@ -68,15 +70,20 @@ def search(study: Study, options: Options, progress: Callable[[int, int], Progre
         ):
             follow = _Follow(study, feed, shown, options.keep, interrupted)
             if left:
+                feed.scratch = scratch
+                # what several ranks need is theirs; the trial only waits for them, yet Ray wants it to need something
+                alone = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
+                own = alone if study.ranks == 1 else {"cpu": 0.0, "memory": 1.0}
                 tuner = tune.Tuner(
-                    tune.with_resources(_trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
+                    tune.with_resources(trainable, own),
                     tune_config=tune.TuneConfig(
                         search_alg=feed,
                         scheduler=schedulers.create(options.scheduler, feed.metric, feed.mode),
                         num_samples=left,
-                        max_concurrent_trials=resources.workers,
-                        # with ASHA the next trial may come at once; otherwise a worker's imports are kept, too
-                        reuse_actors=True,
+                        max_concurrent_trials=workers,
+                        # with ASHA the next trial may come at once; otherwise a worker's imports are kept, too.
+                        # One that waits for its ranks can only be stopped by ending its process
+                        reuse_actors=study.ranks == 1,
                     ),
                     run_config=tune.RunConfig(
                         name="ray",
@@ -95,12 +102,16 @@ def search(study: Study, options: Options, progress: Callable[[int, int], Progre
 
 
 @contextmanager
-def _cluster(family: Family, options: Options) -> Iterator[Resources]:
-    """A local Ray, or the running one at `address`; what it offers is checked against what trials want."""
+def _cluster(study: Study, options: Options) -> Iterator[int]:
+    """A local Ray, or the running one at `address`, and how many trials it takes at once.
+
+    Raises:
+        BadInput: there is none, or it is too small.
+    """
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
     quiet = {} if options.verbose else {"logging_level": "ERROR", "log_to_driver": False}
     common: dict[str, Any] = {
-        "runtime_env": {"env_vars": {"PYTHONPATH": path, **_passed(family)}},
+        "runtime_env": {"env_vars": {"PYTHONPATH": path, **_passed(study.family)}},
         "configure_logging": True,
         **quiet,
     }
@@ -120,6 +131,7 @@ def _cluster(family: Family, options: Options) -> Iterator[Resources]:
             options.workers,
             options.cpus_per_trial,
             options.gpus_per_trial,
+            study.ranks,
         )
     finally:
         ray.shutdown()
@@ -159,42 +171,6 @@ def _signals(interrupted: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-def _trainable(config: dict[str, Any]) -> None:
-    """The one Ray trainable: every family, every study."""
-    import torch
-
-    tune_allocator()
-    torch.set_num_threads(config["threads"])
-    from studies.study import open_study
-
-    study = open_study(Path(config["study"]))
-    metric, objective = study.family.metric.name, study.config["objective"]
-
-    def report(metrics: dict[str, Any]) -> None:
-        best = metrics.pop("objectives")
-        tune.report({
-            **metrics,
-            "percent": 100.0 * metrics["progress"],
-            "score": best.get(metric, math.nan),
-            "objective": best.get(objective, math.nan),
-        })  # fmt: skip
-
-    try:
-        run_trial(
-            study.trials / config["trial_id"],
-            study.family,
-            study.family.check({**study.config["fixed"], **config["settings"]}),
-            study.load_data,
-            Place(config["device"], config["threads"]),
-            config["seed"],
-            report,
-            config["checkpoint_seconds"],
-            study.config.get("init"),
-        )
-    except DiskFull:
-        tune.report({"status": "disk full", "progress": 0.0, "percent": 0.0, "score": math.nan, "objective": math.nan})
 
 
 class _Stop(tune.Stopper):

@@ -17,8 +17,8 @@ from ground.machine import available_cpus
 from models.base import Family
 from models.registry import get
 from search_spaces import SearchSpace
+from studies import data as studies_data
 from studies import places, transfer
-from studies.data import load, split
 from studies.study import Study, begin, remove
 from tuner import searchers
 from tuner.options import Options
@@ -40,6 +40,7 @@ class Request:
     objective: str
     holdout: float | None
     init: dict[str, str] | None
+    ranks: int
     options: Options
 
 
@@ -66,21 +67,24 @@ def resolve(arguments: argparse.Namespace) -> Request:
         raise BadInput(f"--seed {arguments.seed}: must not be negative")
     _one_of("--searcher", arguments.searcher, searchers.names())
     _one_of("--scheduler", arguments.scheduler, SCHEDULERS)
+    if arguments.ranks > 1 and not family.data_parallel:
+        raise BadInput(f"--ranks {arguments.ranks}: family {family.name} trains a model in one process")
     if arguments.address is None:
         gpus = _gpus() if arguments.gpus_per_trial else 0
-        plan(available_cpus(), gpus, arguments.workers, arguments.cpus_per_trial, arguments.gpus_per_trial)
+        each = arguments.cpus_per_trial, arguments.gpus_per_trial
+        plan(available_cpus(), gpus, arguments.workers, *each, arguments.ranks)
     if arguments.warm_start is not None and not arguments.warm_start.is_file():
         raise BadInput(f"{arguments.warm_start}: no such file")
     path = places.place(arguments.study or space.name, family)
     init = None if start is None else transfer.resolve(start, space.family)
-    fingerprint = family.fingerprint(space.data)
-    data = load(family, space.data, "val", fingerprint)
+    fingerprint = studies_data.fingerprint(family, space.data)
     holdout = arguments.holdout
-    if holdout is not None:
-        if not 0 < holdout < 1:
-            raise BadInput(f"--holdout {holdout:g}: a share of the validation groups, above 0 and below 1")
-        searched, _ = split(family, data, holdout, arguments.seed)
-        data = family.subset(data, searched)
+    if holdout is None:
+        data = studies_data.load(family, space.data, "val", fingerprint)
+    elif 0 < holdout < 1:
+        data = studies_data.load_part(family, space.data, fingerprint, holdout, arguments.seed, held=False)
+    else:
+        raise BadInput(f"--holdout {holdout:g}: a share of the validation groups, above 0 and below 1")
     family.truth(data)
     options = Options(
         samples=samples,
@@ -94,7 +98,7 @@ def resolve(arguments: argparse.Namespace) -> Request:
         verbose=arguments.verbose,
         warm_start=arguments.warm_start,
     )
-    return Request(space, path, fingerprint, arguments.seed, objective, holdout, init, options)
+    return Request(space, path, fingerprint, arguments.seed, objective, holdout, init, arguments.ranks, options)
 
 
 def open_or_begin(request: Request, overwrite: bool) -> tuple[Study, bool]:
@@ -106,7 +110,14 @@ def open_or_begin(request: Request, overwrite: bool) -> tuple[Study, bool]:
         else:
             remove(request.path)
     return begin(
-        request.path, request.space, request.fingerprint, request.seed, request.objective, request.holdout, request.init
+        request.path,
+        request.space,
+        request.fingerprint,
+        request.seed,
+        request.objective,
+        request.holdout,
+        request.init,
+        request.ranks,
     )
 
 

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from filelock import FileLock
 
-from ground.files import NO_SPACE, atomic_path, sha256, write_json, write_text
+from ground.files import NO_SPACE, atomic_path, read_json, sha256, write_json, write_text
 from ground.states import load_state, save_state
 from models.base import Diverged, Family, Learner, Place
 from studies import transfer
@@ -33,6 +33,20 @@ Report = Callable[[dict[str, Any]], None]
 
 class DiskFull(OSError):
     """No space is left for checkpoints: the search stops, and goes on when there is."""
+
+
+class RankEnded(RuntimeError):
+    """One of several ranks cannot go on; whoever started them settles what that means for the trial.
+
+    Attributes:
+        status, reason, seconds: as in a trial's result.
+        trace: the traceback, or "".
+        lost_peers: it is only that the other ranks did not answer.
+    """
+
+    def __init__(self, status: str, reason: str, seconds: float, trace: str, lost_peers: bool) -> None:
+        super().__init__(status, reason, seconds, trace, lost_peers)
+        self.status, self.reason, self.seconds, self.trace, self.lost_peers = status, reason, seconds, trace, lost_peers
 
 
 def run_trial(
@@ -58,6 +72,7 @@ def run_trial(
 
     Raises:
         DiskFull: nothing is lost, nothing half-written is left.
+        RankEnded: one of several ranks ended in any other way than well; no result is written.
     """
     # a worker of a killed driver may live a moment longer
     lock = contextlib.nullcontext() if place.rank else FileLock(folder / ".lock", timeout=120)
@@ -72,12 +87,32 @@ def run_trial(
                 if error.errno in NO_SPACE:
                     raise DiskFull(error.errno, f"no space left on the disk of {folder}") from None
                 raise
-        report({**result["metrics"], **_flat(result)})
+        report(flat(result))
         return result
 
 
-def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
-    return {"status": result["status"], "progress": 1.0, "objectives": result["best"]}
+def flat(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's result as its last report."""
+    return {**result["metrics"], "status": result["status"], "progress": 1.0, "objectives": result["best"]}
+
+
+def settle(folder: Path, family: Family, status: str, reason: str, seconds: float, trace: str = "") -> dict[str, Any]:
+    """Write the result of a trial that could not itself: it was stopped, or lost its process."""
+    best = {}
+    for snapshot, metric in family.snapshots.items():
+        card = read_json(folder / f"{snapshot}.json")
+        if card:
+            best[metric.name] = card["metrics"].get(metric.name)
+    result = {"status": status, "reason": reason, "seconds": seconds, "best": best, "metrics": {}}
+    _end(folder, result, trace)
+    return result
+
+
+def _end(folder: Path, result: Mapping[str, Any], trace: str) -> None:
+    if trace:
+        write_text(folder / "error.txt", trace)
+    write_json(folder / "result.json", result)
+    (folder / "last.safetensors").unlink(missing_ok=True)
 
 
 def _train(
@@ -95,6 +130,7 @@ def _train(
         if start is not None:
             learner.start_from(load_state(start, keeper.place.device)["weights"])
         keeper.resume(learner)
+        _agree(learner, keeper.place)
         saved = told = time.monotonic()
         while not learner.done:
             metrics = learner.train_piece()
@@ -105,7 +141,8 @@ def _train(
             if time.monotonic() - saved >= checkpoint_seconds:
                 keeper.checkpoint(learner)
                 saved = time.monotonic()
-            if validated or time.monotonic() - told >= REPORT_SECONDS:
+            # several ranks report together
+            if validated or (keeper.place.ranks == 1 and time.monotonic() - told >= REPORT_SECONDS):
                 told = time.monotonic()
                 report({**metrics, "progress": learner.progress, "step": learner.steps, "objectives": keeper.best})
         if math.isnan(keeper.best.get(family.metric.name, math.nan)):
@@ -120,8 +157,25 @@ def _train(
             raise
         if "can't allocate memory" in str(error) or "not enough memory" in str(error):
             return keeper.result(OOM, str(error).splitlines()[0])
-        keeper.explain(traceback.format_exc())
+        keeper.trace = traceback.format_exc()
+        keeper.lost_peers = _lost_peers(error)
         return keeper.result(FAILED, (f"{type(error).__name__}: {error}".splitlines() or [""])[0])
+
+
+def _agree(learner: Learner, place: Place) -> None:
+    """Several ranks begin at the same step, or none does."""
+    if place.ranks == 1:
+        return
+    steps: list[Any] = [None] * place.ranks
+    torch.distributed.all_gather_object(steps, learner.steps)
+    if len(set(steps)) > 1:
+        raise RuntimeError(f"the ranks go on from different steps ({steps}): they do not see the same study folder")
+
+
+def _lost_peers(error: Exception) -> bool:
+    return isinstance(error, torch.distributed.DistError) or any(
+        words in str(error) for words in ("Connection closed by peer", "Connection reset by peer", "/gloo/", "NCCL")
+    )
 
 
 class Keeper:
@@ -132,6 +186,8 @@ class Keeper:
         self.folder, self.family, self.settings, self.place = folder, family, dict(settings), place
         self.rows: list[dict[str, float]] = []
         self.best: dict[str, float] = {}
+        self.trace = ""
+        self.lost_peers = False
         self._before = 0.0
         self._started = time.monotonic()
         self._board: Any = None
@@ -193,14 +249,11 @@ class Keeper:
                 self._board.add_scalar(name, value, int(row["step"]))
         self._board.flush()
 
-    def explain(self, trace: str) -> None:
-        if not self.place.rank:
-            write_text(self.folder / "error.txt", trace)
-
     def end(self, result: Mapping[str, Any]) -> None:
+        if self.place.ranks > 1 and result["status"] != FINISHED:
+            raise RankEnded(result["status"], result["reason"], result["seconds"], self.trace, self.lost_peers)
         if not self.place.rank:
-            write_json(self.folder / "result.json", result)
-            (self.folder / "last.safetensors").unlink(missing_ok=True)
+            _end(self.folder, result, self.trace)
 
     def result(self, status: str, reason: str) -> dict[str, Any]:
         if self._board is not None:

@@ -85,9 +85,30 @@ def test_data_that_changed_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     other = Study(tmp_path, {**study.config, "data": dict(data)})
     from studies import data as module
 
-    module._load.cache_clear()  # as in another process
+    for cached in (module._load, module._fingerprint):
+        cached.cache_clear()  # as in another process
     with pytest.raises(BadInput, match="has changed"):
         other.load_data()
+
+
+def test_a_process_looks_at_its_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from studies import data as module
+    from studies.study import Study
+
+    monkeypatch.setenv(registry.EXTRA_FOLDERS, str(HERE))
+    family: Family = registry.get("mean")
+    calls: list[str] = []
+    for name in ("fingerprint", "load", "subset"):
+        real = getattr(type(family), name)
+        monkeypatch.setattr(
+            type(family), name, lambda self, *given, name=name, real=real: calls.append(name) or real(self, *given)
+        )
+    data = {"path": str(tmp_path / "values.txt")}
+    np.savetxt(data["path"], np.arange(40.0))
+    known = {"family": "mean", "data": data, "seed": 0, "fingerprint": module.fingerprint(family, data)}
+    for _ in range(3):  # as many trials
+        Study(tmp_path, {**known, "holdout": 0.25}).load_data()
+    assert calls == ["fingerprint", "load", "subset"]
 
 
 def test_wrong_groups_are_said() -> None:

@@ -24,14 +24,13 @@ def test_a_plan_fits_the_machine(cpus: int, gpus: int, cpus_per_trial: float, gp
         assert cpus_per_trial > cpus or gpus_per_trial > gpus
         assert "no trial could start" in str(error)
         return
-    assert found.workers >= 1
-    assert found.workers * cpus_per_trial <= cpus
-    assert found.workers * gpus_per_trial <= gpus or not gpus_per_trial
-    assert found.threads <= max(1, cpus_per_trial)
+    assert found >= 1
+    assert found * cpus_per_trial <= cpus
+    assert found * gpus_per_trial <= gpus or not gpus_per_trial
 
 
 def test_two_trials_on_each_gpu_as_the_winners_ran() -> None:
-    assert plan(16, 4, None, 1, 0.5).workers == 8
+    assert plan(16, 4, None, 1, 0.5) == 8
     with pytest.raises(BadInput, match="at most 8"):
         plan(16, 4, 9, 1, 0.5)
 

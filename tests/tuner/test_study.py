@@ -94,7 +94,7 @@ def test_search_resume_extend_refuse_overwrite(tiny_space: Path, tmp_path: Path)
     assert all((study / path).exists() for path in kept_rows["path"])
     assert set(kept_rows["trial_id"]) == set(frame["trial_id"])
     assert not kept_rows.duplicated(["trial_id", "step"]).any()
-    assert {p for p in study.glob("trials/*/*.safetensors")} == {study / path for path in kept_rows["path"]}
+    assert set(study.glob("trials/*/*.safetensors")) == {study / path for path in kept_rows["path"]}
     page = (study / "report.html").read_text()
     for heading in (
         "Optimization history",

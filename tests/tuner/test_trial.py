@@ -25,8 +25,8 @@ def family(monkeypatch: pytest.MonkeyPatch) -> Family:
     return registry.get("mean")
 
 
-def run(folder: Path, family: Family, load: Any = lambda: DATA, rank: int = 0, **settings: Any) -> Any:
-    return run_trial(folder, family, family.check(settings), load, Place(rank=rank, ranks=rank + 1), 1, print)
+def run(folder: Path, family: Family, load: Any = lambda: DATA, **settings: Any) -> Any:
+    return run_trial(folder, family, family.check(settings), load, Place(), 1, print)
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,3 @@ def test_checkpoints_are_written_between_pieces(
     with pytest.raises(KeyboardInterrupt):
         run_trial(tmp_path, family, family.check({}), lambda: DATA, Place(), 1, lambda metrics: None, 0.0)
     assert (tmp_path / "last.safetensors").exists()
-
-
-def test_only_the_first_rank_writes(family: Family, tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    result = run(tmp_path / "a", family, rank=1)
-    assert result["status"] == "finished"
-    assert {path.name for path in (tmp_path / "a").iterdir()} <= {".lock"}

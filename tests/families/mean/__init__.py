@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from models.base import ArrayScorer, Diverged, Family, Learner, Metric, Place, P
 
 
 class MeanLearner(Learner):
-    def __init__(self, config: Mapping[str, Any], data: Mapping[str, np.ndarray], seed: int) -> None:
-        self.config, self.epoch = config, 0
-        self.train = torch.tensor(data["train"])
+    def __init__(self, config: Mapping[str, Any], data: Mapping[str, np.ndarray], place: Place, seed: int) -> None:
+        self.config, self.epoch, self.place = config, 0, place
+        self.train = torch.tensor(data["train"])[place.rank :: place.ranks]
         self.data = data
         self.value = torch.tensor(float(np.random.default_rng(seed).normal()))
 
@@ -30,15 +31,32 @@ class MeanLearner(Learner):
     def train_piece(self) -> dict[str, float]:
         if self.config.get("crash") == "disk":
             raise FileNotFoundError(2, "the mount is gone", "/data/values.txt")
-        loss = float(((self.value - self.train) ** 2).mean())
+        self._die()
+        loss = float(self._over_ranks(((self.value - self.train) ** 2).mean()))
         if not np.isfinite(loss) or loss > 1e30:
             raise Diverged(f"loss {loss}")
-        self.value = self.value - self.config["rate"] * 2 * (self.value - self.train).mean()
+        self.value = self.value - self.config["rate"] * 2 * self._over_ranks((self.value - self.train).mean())
         self.epoch += 1
         return {"train_loss": loss}
 
+    def _over_ranks(self, mean: torch.Tensor) -> torch.Tensor:
+        if self.place.ranks > 1:
+            torch.distributed.all_reduce(mean)
+        return mean / self.place.ranks
+
+    def _die(self) -> None:
+        """The last rank fails or is killed in its third epoch, once or always, as the setting `crash` says."""
+        how, _, mark = str(self.config.get("crash") or "").partition(":")
+        if self.place.rank < self.place.ranks - 1 or self.epoch != 2 or not mark:
+            return
+        if how == "raise":
+            raise ValueError(f"rank {self.place.rank}: as told")
+        if not Path(mark).exists():
+            Path(mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
     def validate(self) -> dict[str, float]:
-        if self.config.get("crash"):
+        if self.config.get("crash") is True:
             raise RuntimeError("as told")
         return {"mse": FAMILY.score(self.predict(self.data), FAMILY.truth(self.data))}
 
@@ -66,6 +84,7 @@ class MeanFamily(Family):
     snapshots = {"best": metric}
     default_space = "mean"
     environment = ("MEAN_LOADS",)
+    data_parallel = True
 
     def fingerprint(self, config: Mapping[str, Any]) -> str:
         return hashlib.sha256(Path(config["path"]).read_bytes()).hexdigest()
@@ -87,7 +106,7 @@ class MeanFamily(Family):
         return {"epochs": 5, "rate": 0.1, **settings}
 
     def learner(self, config: Mapping[str, Any], data: Any, place: Place, seed: int) -> MeanLearner:
-        return MeanLearner(self.check(config), data, seed)
+        return MeanLearner(self.check(config), data, place, seed)
 
     def restore(self, config: Mapping[str, Any], weights: Mapping[str, Any], place: Place) -> Predictor:
         return lambda data: {"value": np.full(len(data["eval"]), float(weights["value"]))}

@@ -1,0 +1,112 @@
+"""What runs on a Ray worker: a trial, or one rank of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from ground.machine import tune_allocator
+from models.base import Place
+from studies.results import read_result
+from studies.study import Study, open_study
+from tuner.trial import DiskFull, RankEnded, flat, run_trial, settle
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def trainable(config: dict[str, Any]) -> None:
+    """The one Ray trainable: every family, every study."""
+    study = open_study(Path(config["study"]))
+    if config["ranks"] == 1:
+        _train(config, study, 0, lambda metrics: tune.report(_told(study, metrics)))
+    else:
+        _train_on_ranks(config, study)
+
+
+def _told(study: Study, metrics: dict[str, Any]) -> dict[str, Any]:
+    """What Ray is told of a trial's metrics."""
+    best = metrics.pop("objectives")
+    return {
+        **metrics,
+        "percent": 100.0 * metrics["progress"],
+        "score": best.get(study.family.metric.name, math.nan),
+        "objective": best.get(study.config["objective"], math.nan),
+    }
+
+
+def _disk_full(report: Report) -> None:
+    report({"status": "disk full", "progress": 0.0, "percent": 0.0, "score": math.nan, "objective": math.nan})
+
+
+def _train(config: dict[str, Any], study: Study, rank: int, report: Report) -> None:
+    import torch
+
+    tune_allocator()
+    torch.set_num_threads(config["threads"])
+    try:
+        run_trial(
+            study.trials / config["trial_id"],
+            study.family,
+            study.family.check({**study.config["fixed"], **config["settings"]}),
+            study.load_data,
+            Place(config["device"], config["threads"], rank, config["ranks"]),
+            config["seed"],
+            report,
+            config["checkpoint_seconds"],
+            study.config.get("init"),
+        )
+    except DiskFull:
+        if config["ranks"] > 1:
+            raise
+        _disk_full(report)
+
+
+def _train_on_ranks(config: dict[str, Any], study: Study) -> None:
+    """One trial by several ranks: Ray Train starts them and torch's process group between them.
+
+    A rank that dies ends this attempt; Ray Tune makes another, which goes on from the last checkpoint.
+    """
+    from ray.train import RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    folder = study.trials / config["trial_id"]
+    try:
+        if read_result(folder) is None:
+            each = {"CPU": config["cpus"], "GPU": config["gpus"]}
+            TorchTrainer(
+                _rank,
+                train_loop_config=config,
+                scaling_config=ScalingConfig(
+                    num_workers=config["ranks"], use_gpu=bool(config["gpus"]), resources_per_worker=each
+                ),
+                run_config=RunConfig(
+                    name=config["trial_id"],
+                    storage_path=config["scratch"],
+                    callbacks=[TuneReportCallback()],  # type: ignore[list-item]
+                ),
+            ).fit()
+    except WorkerGroupError as error:
+        failures = list(error.worker_failures.values())
+        if any(isinstance(failure, DiskFull) for failure in failures):
+            return _disk_full(tune.report)
+        ends = [failure for failure in failures if isinstance(failure, RankEnded)]
+        # a rank that lost its peers does not know why: where another one died, it is that one's death that counts
+        ends = [end for end in ends if not end.lost_peers]
+        if not ends:
+            raise
+        settle(folder, study.family, ends[0].status, ends[0].reason, ends[0].seconds, ends[0].trace)
+    result = read_result(folder)
+    if result is not None:
+        tune.report(_told(study, flat(result)))
+
+
+def _rank(config: dict[str, Any]) -> None:
+    from ray import train
+
+    study = open_study(Path(config["study"]))
+    _train(config, study, train.get_context().get_world_rank(), lambda metrics: train.report(_told(study, metrics)))
