@@ -56,7 +56,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--gpus-per-trial", type=float, default=0.0, help="GPUs of a trial, e.g. 0.5 for two on each (default 0)")
     add("--ranks", type=int, default=1, help="train each model by this many processes together, each with the CPUs and "
         "GPUs above (default 1; for families that can)")  # fmt: skip
-    add("--address", help="a running Ray cluster, e.g. auto or ray://head:10001 (default: this machine)")
+    add("--address", help="a running Ray cluster: auto, or HOST:PORT as its nodes know it (default: this machine)")
     add = parser.add_argument_group("the ensemble").add_argument
     add("--rule", default="greedy", help="greedy (bagged, default) or topn (mean of the best N)")
     add("--device", help="where it predicts: cpu or cuda (default: cuda where trials had a GPU that is here)")
@@ -114,6 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
             ending = search(study, request.options, progress)
             if ending == "disk full":
                 raise CommandFailed("the disk is full; free some space and run the same command again")
+            if ending == "gone":
+                raise CommandFailed(f"{study.path} was deleted while it was searched")
             if ending == "interrupted":
                 say("interrupted; the same command goes on from here")
                 return 130

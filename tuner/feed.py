@@ -20,7 +20,7 @@ from studies.study import Study
 from tuner import searchers
 from tuner.options import Options
 from tuner.searchers.base import SpaceSearcher
-from tuner.trial import settle
+from tuner.trial import StudyGone, settle
 
 
 def objective_value(study: Study, result: dict[str, Any]) -> float | None:
@@ -32,13 +32,14 @@ def objective_value(study: Study, result: dict[str, Any]) -> float | None:
 class StudyFeed(Searcher):
     """Hands Ray the study's interrupted trials first, then the searcher's proposals; each is on disk before it runs."""
 
-    def __init__(self, study: Study, options: Options) -> None:
+    def __init__(self, study: Study, options: Options, scratch: str = "") -> None:
         objective = study.config["objective"]
         mode = next(m.mode for m in study.family.snapshots.values() if m.name == objective)
         super().__init__(metric="objective", mode=mode)
         self.study, self.options = study, options
-        self.closed = self.disk_full = False
-        self.scratch = ""
+        self.closed = False
+        self.halt = ""
+        self.scratch = scratch
         self.trial_ids: dict[str, str] = {}
         self.resumed: set[str] = set()
         self.searcher: SpaceSearcher = searchers.create(
@@ -78,6 +79,7 @@ class StudyFeed(Searcher):
         self.searcher.warm_start(points)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        self._look()
         with self.disk_watched():
             config = None if self.closed else self._next_trial()
         if self.closed or config is None:
@@ -103,7 +105,16 @@ class StudyFeed(Searcher):
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
-            self.disk_full = self.closed = True
+            self.stop("disk full")
+
+    def _look(self) -> None:
+        """A study that was deleted gets no more trials."""
+        if not (self.study.path / "study.json").exists():
+            self.stop(StudyGone.why)
+
+    def stop(self, why: str) -> None:
+        """No more trials, for a reason that `tuner.trial.Halt` names."""
+        self.halt, self.closed = why, True
 
     def _next_trial(self) -> dict[str, Any] | None:
         if self._interrupted:
@@ -124,6 +135,7 @@ class StudyFeed(Searcher):
         name = self.trial_ids.get(trial_id)
         if name is None:
             return
+        self._look()
         ended = read_result(self.study.trials / name)
         if ended is None and self.closed:
             return  # interrupted: it goes on another time

@@ -98,6 +98,11 @@ def resolve(arguments: argparse.Namespace) -> Request:
         verbose=arguments.verbose,
         warm_start=arguments.warm_start,
     )
+    if options.address is not None:
+        from tuner import cluster
+
+        cluster.join(family, options, path)
+        cluster.room(options, arguments.ranks)
     return Request(space, path, fingerprint, arguments.seed, objective, holdout, init, arguments.ranks, options)
 
 

@@ -10,6 +10,7 @@ trials/<trial_id>/config.json        what it was told to be
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import time
 import traceback
@@ -31,8 +32,25 @@ REPORT_SECONDS = 1.0
 Report = Callable[[dict[str, Any]], None]
 
 
-class DiskFull(OSError):
-    """No space is left for checkpoints: the search stops, and goes on when there is."""
+class Halt(OSError):
+    """It is the study's place that fails, not the trial: the whole search stops."""
+
+    why: str
+
+
+class DiskFull(Halt):
+    """No space is left for checkpoints; the search goes on when there is."""
+
+    why = "disk full"
+
+
+class StudyGone(Halt):
+    """The study's folder is not there any more; nothing of it is made again."""
+
+    why = "gone"
+
+
+HALTS = (DiskFull.why, StudyGone.why)
 
 
 class RankEnded(RuntimeError):
@@ -72,6 +90,7 @@ def run_trial(
 
     Raises:
         DiskFull: nothing is lost, nothing half-written is left.
+        StudyGone: somebody deleted the trial's folder.
         RankEnded: one of several ranks ended in any other way than well; no result is written.
     """
     # a worker of a killed driver may live a moment longer
@@ -87,6 +106,8 @@ def run_trial(
                 if error.errno in NO_SPACE:
                     raise DiskFull(error.errno, f"no space left on the disk of {folder}") from None
                 raise
+            if not folder.is_dir() and not place.rank:
+                raise StudyGone(errno.ENOENT, f"{folder} was deleted")
         report(flat(result))
         return result
 
@@ -206,7 +227,7 @@ class Keeper:
         self.best = dict(state["best"])
 
     def checkpoint(self, learner: Learner) -> None:
-        if self.place.rank:
+        if self.place.rank or not self.folder.is_dir():
             return
         save_state(
             self.folder / "last.safetensors",
@@ -222,7 +243,7 @@ class Keeper:
             if metric.better(value, self.best.get(metric.name, math.nan)):
                 self.best[metric.name] = value
                 better.append(name)
-        if self.place.rank:
+        if self.place.rank or not self.folder.is_dir():
             return
         with atomic_path(self.folder / "metrics.csv") as path:
             pd.DataFrame(self.rows).to_csv(path, index=False)
@@ -252,7 +273,7 @@ class Keeper:
     def end(self, result: Mapping[str, Any]) -> None:
         if self.place.ranks > 1 and result["status"] != FINISHED:
             raise RankEnded(result["status"], result["reason"], result["seconds"], self.trace, self.lost_peers)
-        if not self.place.rank:
+        if not self.place.rank and self.folder.is_dir():
             _end(self.folder, result, self.trace)
 
     def result(self, status: str, reason: str) -> dict[str, Any]:

@@ -13,13 +13,15 @@ from ground.machine import tune_allocator
 from models.base import Place
 from studies.results import read_result
 from studies.study import Study, open_study
-from tuner.trial import DiskFull, RankEnded, flat, run_trial, settle
+from tuner.trial import Halt, RankEnded, StudyGone, flat, run_trial, settle
 
 Report = Callable[[dict[str, Any]], None]
 
 
 def trainable(config: dict[str, Any]) -> None:
     """The one Ray trainable: every family, every study."""
+    if not (Path(config["study"]) / "study.json").exists():
+        return _halt(StudyGone.why)
     study = open_study(Path(config["study"]))
     if config["ranks"] == 1:
         _train(config, study, 0, lambda metrics: tune.report(_told(study, metrics)))
@@ -38,8 +40,8 @@ def _told(study: Study, metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _disk_full(report: Report) -> None:
-    report({"status": "disk full", "progress": 0.0, "percent": 0.0, "score": math.nan, "objective": math.nan})
+def _halt(why: str) -> None:
+    tune.report({"status": why, "progress": 0.0, "percent": 0.0, "score": math.nan, "objective": math.nan})
 
 
 def _train(config: dict[str, Any], study: Study, rank: int, report: Report) -> None:
@@ -59,10 +61,10 @@ def _train(config: dict[str, Any], study: Study, rank: int, report: Report) -> N
             config["checkpoint_seconds"],
             study.config.get("init"),
         )
-    except DiskFull:
+    except Halt as halt:
         if config["ranks"] > 1:
             raise
-        _disk_full(report)
+        _halt(halt.why)
 
 
 def _train_on_ranks(config: dict[str, Any], study: Study) -> None:
@@ -92,8 +94,9 @@ def _train_on_ranks(config: dict[str, Any], study: Study) -> None:
             ).fit()
     except WorkerGroupError as error:
         failures = list(error.worker_failures.values())
-        if any(isinstance(failure, DiskFull) for failure in failures):
-            return _disk_full(tune.report)
+        for failure in failures:
+            if isinstance(failure, Halt):
+                return _halt(failure.why)
         ends = [failure for failure in failures if isinstance(failure, RankEnded)]
         # a rank that lost its peers does not know why: where another one died, it is that one's death that counts
         ends = [end for end in ends if not end.lost_peers]

@@ -1,0 +1,202 @@
+"""Ray that dies, that belongs to somebody else, or that is not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from models import registry
+from studies.results import read_result
+from tests.conftest import ROOT, run
+from tests.models.test_registry import HERE
+from tests.tuner.test_study import wait_for
+from tuner import cluster
+from tuner.options import Options
+
+LONG = ("--set", "epochs=100000")
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "spaces").mkdir()
+    np.savetxt(tmp_path / "values.txt", np.random.default_rng(0).normal(4.0, 1.0, 40))
+    (tmp_path / "spaces/small.yaml").write_text(
+        "family: mean\ndata: {path: " + str(tmp_path / "values.txt") + "}\n"
+        "space:\n  rate: {loguniform: [0.01, 0.9]}\nbudget: {samples: 2}\n"
+    )
+    return {registry.EXTRA_FOLDERS: str(HERE), "CONCERT_SPACES": str(tmp_path / "spaces")}
+
+
+def start(study: Path, env: dict[str, str], *more: object) -> subprocess.Popen[str]:
+    """A search whose trials do not end by themselves, once one of them has begun."""
+    command = [sys.executable, "run_hyperopt.py", "small", "--study", study, *LONG, *more]
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    begun = time.time()
+    wait_for(lambda: any(p.stat().st_mtime > begun for p in study.glob("trials/*/metrics.csv")), process)
+    assert process.poll() is None, process.communicate()
+    return process
+
+
+def scratch_of(process: subprocess.Popen[str]) -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob(f"concert-ray-{process.pid}-*"))
+
+
+def test_a_plain_search_minds_nobody_elses_ray_and_no_home(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir(mode=0o500)
+    done = run(
+        *("run_hyperopt.py", "small", "--study", tmp_path / "one"),
+        env={**env, "RAY_ADDRESS": "192.0.2.77:6379", "HOME": str(tmp_path / "home")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert not list((tmp_path / "home").iterdir())
+
+
+def test_an_address_that_leads_nowhere_is_one_line_soon(env: dict[str, str], tmp_path: Path) -> None:
+    for address, words in (
+        ("127.0.0.1:1", "no Ray cluster at 127.0.0.1:1 ("),
+        ("nowhere", "expected auto or HOST:PORT"),
+        ("ray://127.0.0.1:10001", "not as a Ray client"),
+    ):
+        begun = time.monotonic()
+        done = run("run_hyperopt.py", "small", "--study", tmp_path / "one", "--address", address, env=env)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert time.monotonic() - begun < 60
+    assert not (tmp_path / "one").exists()
+
+
+def test_a_listener_that_is_no_ray_is_one_line_soon(env: dict[str, str], tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        done = run("run_hyperopt.py", "small", "--study", tmp_path / "one", "--address", address, env=env, timeout=120)
+    assert done.returncode == 2
+    assert f"no Ray cluster at {address}" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "one").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["raylet", "gcs_server"])
+def test_a_ray_that_died_is_one_line_soon_and_nothing_stays(victim: str, env: dict[str, str], tmp_path: Path) -> None:
+    study = tmp_path / "one"
+    process = start(study, env)
+    (scratch,) = scratch_of(process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    (killed,) = [child for child in family if child.name() == victim]
+    killed.kill()
+    begun = time.monotonic()
+    _, err = process.communicate(timeout=120)
+    assert time.monotonic() - begun < 60  # half of it on a quiet machine
+    assert process.returncode == 1
+    assert err.strip().splitlines() == ["run_hyperopt: Ray has died; the same command goes on from here"]
+    assert not scratch.exists()
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive
+    # the same command goes on; the trial can be ended like any other
+    process = start(study, env)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "resuming study one" in out
+
+
+@pytest.mark.slow
+def test_an_end_is_heard_where_ray_hears_nothing(env: dict[str, str], tmp_path: Path) -> None:
+    process = start(tmp_path / "one", env)
+    stopped = [c for c in psutil.Process(process.pid).children(recursive=True) if c.name() in ("raylet", "gcs_server")]
+    for child in stopped:
+        child.suspend()
+    try:
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        assert time.monotonic() - begun < 10
+        assert process.returncode == 130
+    finally:
+        for child in stopped:
+            child.kill()
+
+
+@pytest.mark.slow
+def test_a_study_that_is_deleted_while_searched_is_one_line(env: dict[str, str], tmp_path: Path) -> None:
+    study = tmp_path / "one"
+    process = start(study, env)
+    while study.exists():
+        shutil.rmtree(study, ignore_errors=True)
+    err = process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    assert err.strip().splitlines() == [f"run_hyperopt: {study} was deleted while it was searched"]
+    assert not study.exists()
+
+
+def test_what_dead_processes_left_goes_and_what_lives_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead, own = (Path(f"/tmp/concert-ray-{pid}-{os.urandom(4).hex()}") for pid in (gone.pid, os.getpid()))
+    for folder in (dead, own):
+        (folder / "r/session").mkdir(parents=True)
+    try:
+        with cluster.scratch(Options(samples=1), tmp_path) as folder:
+            assert not dead.exists()
+            assert own.exists()
+            assert folder.stat().st_mode & 0o077 == 0
+        assert not folder.exists()
+    finally:
+        shutil.rmtree(own)
+
+
+@pytest.mark.slow
+def test_a_cluster_of_two_nodes_and_one_that_dies(env: dict[str, str], tmp_path: Path) -> None:
+    """Trials of a node that is lost go on elsewhere."""
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        other = nodes.add_node(num_cpus=1)
+        nodes.wait_for_nodes()
+        study = tmp_path / "one"
+        given = ("run_hyperopt.py", "small", "--study", study, "--address", nodes.address)
+        too_many = run(*given, "--workers", 3, env=env)
+        assert too_many.returncode == 2
+        assert "at most 2 do" in too_many.stderr
+        assert not study.exists()
+        process = subprocess.Popen(
+            [sys.executable, *(str(word) for word in given), "--set", "epochs=300"],
+            cwd=ROOT,
+            env={**os.environ, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_for(lambda: len(list(study.glob("trials/*/metrics.csv"))) == 2, process)
+        nodes.remove_node(other, allow_graceful=False)
+        err = process.communicate(timeout=240)[1]
+        assert process.returncode == 0, err
+        assert all(read_result(folder)["status"] == "finished" for folder in (study / "trials").iterdir())  # type: ignore[index]
+    finally:
+        nodes.shutdown()

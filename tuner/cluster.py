@@ -1,0 +1,293 @@
+"""The Ray under a search: started on this machine or joined at an address, watched, and cleaned up after."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+
+from ground.errors import BadInput
+from ground.exits import BAD_INPUT, FAILED, INTERRUPTED
+from ground.machine import available_cpus
+from models.base import Family
+from tuner.options import Options
+from tuner.resources import plan
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PREFIX = "concert-ray-"
+JOIN_SECONDS = 15.0
+_ANSWER_SECONDS, _LOOK_SECONDS = 15.0, 2.0
+
+
+def start(family: Family, options: Options, folder: Path) -> None:
+    """A Ray on this machine for this search alone, whatever else runs here, with its files below `folder`.
+
+    It is protected by a token of its own, so nobody's home is touched. Traffic stays on the loopback interface.
+
+    Raises:
+        BadInput: it could not start.
+    """
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        ray.init(
+            address="local",
+            num_cpus=available_cpus(),
+            object_store_memory=200 * 2**20,
+            include_dashboard=False,
+            _temp_dir=str(folder / "r"),
+            _node_ip_address="127.0.0.1",
+            **_common(family, options),
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise BadInput(f"Ray could not start ({_line(error)})") from None
+
+
+def join(family: Family, options: Options, folder: Path) -> None:
+    """Join the running Ray at `options.address`, whose nodes must all see `folder` (or what there is above it).
+
+    Raises:
+        BadInput: there is none, or a node does not share the files. Where nothing answers at all, the process ends
+            with that line.
+    """
+    address = str(options.address)
+    if address.startswith("ray://"):
+        raise BadInput(f"--address {address}: join as a node does, with auto or HOST:PORT (6379), not as a Ray client")
+    where = f"no Ray cluster at {address}"
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal():
+            raise BadInput(f"--address {address}: expected auto or HOST:PORT")
+        try:
+            socket.create_connection((host, int(port)), timeout=JOIN_SECONDS / 3).close()
+        except (OSError, OverflowError) as error:
+            raise BadInput(f"{where} ({_line(error)})") from None
+    with _hushed() as stderr, _deadline(JOIN_SECONDS, f"{where}: no answer within {JOIN_SECONDS:g} s", stderr):
+        try:
+            ray.init(address=address, **_common(family, options))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise BadInput(f"{where} ({_line(error)})") from None
+    _check_shared(folder)
+
+
+def room(options: Options, ranks: int) -> int:
+    """How many trials the Ray that runs takes at once.
+
+    Raises:
+        BadInput: none, or not as many as asked for.
+    """
+    there = ray.cluster_resources()
+    each = options.cpus_per_trial, options.gpus_per_trial
+    return plan(there.get("CPU", 0), there.get("GPU", 0), options.workers, *each, ranks)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _common(family: Family, options: Options) -> dict[str, Any]:
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
+    if not options.verbose:
+        # what Ray says of a worker or of itself that died is said in one line, by the trial or by `watched`
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
+        # its errors also come past the logger, with pages of a dead raylet's log; Ray has no switch for them
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    quiet = {} if options.verbose else {"logging_level": "CRITICAL", "log_to_driver": False}
+    return {"runtime_env": {"env_vars": {"PYTHONPATH": path, **_passed(family)}}, "configure_logging": True, **quiet}
+
+
+def _passed(family: Family) -> dict[str, str]:
+    """Variables that decide what a trial finds; a running cluster's workers do not inherit them."""
+    named = {*family.folders, *family.environment}
+    return {k: v for k, v in os.environ.items() if k in named or k.startswith("CONCERT_")}
+
+
+def _check_shared(folder: Path) -> None:
+    """Every node sees what is written where the study is to be."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    handle, probe = tempfile.mkstemp(prefix=".concert-probe-", dir=there)
+    os.close(handle)
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        sees = ray.remote(num_cpus=0, max_retries=0)(os.path.exists)
+        asked = [
+            sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(probe)
+            for node in nodes
+        ]
+        for node, answer in zip(nodes, asked, strict=True):
+            name = node["NodeManagerHostname"]
+            try:
+                if not ray.get(answer, timeout=60):
+                    raise BadInput(f"{there} is not shared: node {name} does not see what is written there")
+            except (ray.exceptions.RayError, TimeoutError) as error:
+                raise BadInput(f"node {name} of the cluster runs nothing ({_line(error)})") from None
+    finally:
+        os.unlink(probe)
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[int]:
+    """Without what Ray's core writes on stderr past Python. Yields stderr as it was."""
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield stderr
+    finally:
+        os.dup2(stderr, 2)
+        os.close(nowhere)
+        os.close(stderr)
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float, line: str, stderr: int) -> Iterator[None]:
+    """The process ends with that line where the block takes longer: Ray's own waiting hears no signal."""
+
+    def end() -> None:
+        os.write(stderr, f"run_hyperopt: {line}\n".encode())
+        os._exit(BAD_INPUT)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextlib.contextmanager
+def scratch(options: Options, study: Path) -> Iterator[Path]:
+    """A folder of this user's alone for what nothing reads again: Ray's own account of the trials, and where Ray is
+    started here, its sockets and logs. On a cluster all nodes must see it, so it lies in the study.
+
+    What processes that were killed left of theirs goes first.
+    """
+    if options.address is not None:
+        yield (study / ".ray").resolve()
+        return
+    # Ray's sockets lie in it: their paths may not be long
+    root = Path(tempfile.gettempdir())
+    root = root if len(str(root)) < 20 else Path("/tmp")
+    for leftover in root.glob(f"{_PREFIX}*"):
+        owner = leftover.name.removeprefix(_PREFIX).partition("-")[0]
+        with contextlib.suppress(OSError):
+            if owner.isdecimal() and leftover.stat().st_uid == os.getuid() and not _runs(int(owner)):
+                shutil.rmtree(leftover, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=root))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def watched(folder: Path, interrupted: threading.Event) -> Iterator[None]:
+    """While Ray lives. When its head or this machine's part of it has died, the process ends in one line with exit code
+    1: what waits for Ray would wait for ever, and all that counts is in the study's folder.
+
+    Args:
+        folder: Ray's scratch here, which goes, too.
+        interrupted: the user wants an end (and may have told Ray's processes the same): exit code 130.
+    """
+    left = threading.Event()
+    here = ray.get_runtime_context().get_node_id()
+
+    def look() -> None:
+        while not left.wait(_LOOK_SECONDS):
+            if not _alive(here) and not left.is_set():
+                _die(folder, interrupted.is_set())
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+
+
+def _alive(node: str) -> bool:
+    """Whether Ray answers, and says that this node is part of it."""
+    answers: list[bool] = []
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):
+            answers.append(any(n["NodeID"] == node and n["Alive"] for n in ray.nodes()))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_SECONDS)
+    return answers == [True]
+
+
+def _die(folder: Path, interrupted: bool) -> None:
+    if sys.stdout.isatty():
+        print("\x1b[?25h", end="", flush=True)  # a live table hides the cursor
+    what = "interrupted" if interrupted else "Ray has died"
+    print(f"run_hyperopt: {what}; the same command goes on from here", file=sys.stderr, flush=True)
+    left = psutil.Process().children(recursive=True)  # they would hold the trials' files
+    left += [
+        p for p in psutil.process_iter(["cmdline"]) if any(str(folder) in word for word in p.info["cmdline"] or ())
+    ]
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    if folder.name.startswith(_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(INTERRUPTED if interrupted else FAILED)
+
+
+@contextlib.contextmanager
+def signals(interrupted: threading.Event, say: Callable[[str], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the search in order; a second one ends it at once. A thread of its own hears them, even
+    where the main thread waits inside of Ray."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    watch = (signal.SIGINT, signal.SIGTERM)
+
+    def listen() -> None:
+        while number := heard.recv(1):
+            if number[0] not in watch:
+                continue
+            if interrupted.is_set():
+                os._exit(128 + number[0])
+            interrupted.set()
+            say("interrupted: running trials are stopped; once more to end at once")
+
+    threading.Thread(target=listen, daemon=True).start()
+    old = {number: signal.signal(number, lambda *_: None) for number in watch}
+    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        told.close()
