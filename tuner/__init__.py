@@ -1,6 +1,7 @@
 """The search: Ray Tune, searchers, schedulers, and what a person sees of it."""
 
 import os
+from pathlib import Path
 
 # before ray is imported: these are read at import
 for _name, _value in {
@@ -14,3 +15,9 @@ for _name, _value in {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }.items():
     os.environ.setdefault(_name, _value)
+
+# Ray itself looks for a token only where it starts a cluster, not where it joins one
+if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or (
+    Path("~/.ray/auth_token").expanduser().is_file()
+):
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
