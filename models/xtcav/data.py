@@ -6,7 +6,7 @@ What the rest of the family works with. The keys of a `data` block are those of 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class XtcavData:
     Attributes:
         task: what is learned.
         classes: how many labels there are (0..classes-1); 0 for regression.
+        shares: (classes,) float32, how frequent each is among the training rows before `ratio` cuts them.
         targets: names of the columns of `Rows.targets`.
         scalars: names of the columns of `Rows.scalars`.
         image_shape: (h, w) after preprocessing.
@@ -57,11 +58,12 @@ class XtcavData:
         train, val, test: the three parts. Training rows are cut to `ratio` where the block asks for it.
         eval: the rows that predictions are made for: `val` in phase "val", `test` in phase "test".
         source: where it comes from, for messages.
-        reading: what datasets are called; with `chain.state()` all that is needed to read new files alike.
+        reading: what datasets are called and `shares`; with `chain.state()` all that is needed to read new files alike.
     """
 
     task: Task
     classes: int
+    shares: np.ndarray
     targets: tuple[str, ...]
     scalars: tuple[str, ...]
     image_shape: tuple[int, int]
@@ -130,10 +132,8 @@ def load(config: Mapping[str, Any], phase: str) -> XtcavData:
         BadInput: nothing usable, a class without training rows, or (strict) anything unusable.
     """
     options = resolve(config)
-    paths, repeated, source = files_of(options)
-    found = scan(paths, options, repeated=repeated)
-    reader = ImageReader(found.files, options.image, found.image_shape, found.dtype)
-    block = blocks(found.run, found.group, found.file, options.block, any(len(a) > 1 for a in found.leading))
+    found, source = _scanned(options, labels_needed=True)
+    reader, block = _reader(found, options), _blocks(found, options)
     labelled = found.label >= 0 if options.task == "classification" else np.isfinite(found.targets).any(1)
     if not labelled.any():
         raise BadInput(f"{source}: not one of {len(found)} shots has a usable {_wanted(options)}")
@@ -146,13 +146,12 @@ def load(config: Mapping[str, Any], phase: str) -> XtcavData:
     which = [np.flatnonzero(part == number) for number in range(3)]
     if classes:
         _every_class(index.label, which[0], classes, source)
+    shares = np.bincount(index.label[which[0]], minlength=classes) / len(which[0]) if classes else np.zeros(0)
     if options.ratio and classes:
         rng = np.random.default_rng([options.seed, 1])
         which[0] = which[0][balance(index.label[which[0]], classes, options.ratio, rng)]
     chain = _fitted(options, index, reader, which[0])
-    store = ImageStore(index, reader, chain, options.cache_mb, options.cache)
-    train, val, test = (Rows(store, rows, block[rows], classes) for rows in which)
-    if phase == "test" and not len(test):
+    if phase == "test" and not len(which[2]):
         raise BadInput(f"{source}: the data block keeps no test rows (split: {list(options.split)})")
     report = {
         **found.report,
@@ -161,22 +160,49 @@ def load(config: Mapping[str, Any], phase: str) -> XtcavData:
         "labels": np.bincount(index.label, minlength=classes).tolist() if classes else [],
         "parts": {n: _counted(index, rows, classes) for n, rows in zip(_PARTS, which, strict=True)},
     }
+    store = ImageStore(index, reader, chain, options.cache_mb, options.cache)
+    train, val, test = (Rows(store, rows, block[rows], classes) for rows in which)
+    parts = {"train": train, "val": val, "test": test, "eval": test if phase == "test" else val}
+    return _data(options, store, parts, classes, shares, report, source)
+
+
+def _scanned(options: Options, *, labels_needed: bool) -> tuple[Index, str]:
+    """The shots that a block means, and what to call their files."""
+    paths, repeated, source = files_of(options)
+    return scan(paths, options, labels_needed=labels_needed, repeated=repeated), source
+
+
+def _reader(index: Index, options: Options) -> ImageReader:
+    return ImageReader(index.files, options.image, index.image_shape, index.dtype)
+
+
+def _blocks(index: Index, options: Options) -> np.ndarray:
+    return blocks(index.run, index.group, index.file, options.block, any(len(a) > 1 for a in index.leading))
+
+
+def _data(
+    options: Options,
+    store: ImageStore,
+    parts: Mapping[str, Rows],
+    classes: int,
+    shares: np.ndarray,
+    report: dict[str, Any],
+    source: str,
+) -> XtcavData:
+    names = {n: list(v) if isinstance(v := getattr(options, n), tuple) else v for n in _NAMES}
     return XtcavData(
         task=options.task,
         classes=classes,
-        targets=found.target_names,
-        scalars=found.scalar_names,
-        image_shape=chain.output_shape,
-        chain=chain,
-        files=found.files,
+        shares=shares.astype(np.float32),
+        targets=store.index.target_names,
+        scalars=store.index.scalar_names,
+        image_shape=store.chain.output_shape,
+        chain=store.chain,
+        files=store.index.files,
         report=report,
-        train=train,
-        val=val,
-        test=test,
-        eval=test if phase == "test" else val,
         source=source,
-        reading={n: list(v) if isinstance(v := getattr(options, n), tuple) else v for n in _NAMES}
-        | {"classes": classes},
+        reading={**names, "classes": classes, "shares": shares.tolist()},
+        **parts,
     )
 
 
@@ -250,7 +276,7 @@ def _dark(options: Options, index: Index) -> Any:
     if found.image_shape != index.image_shape:
         (h, w), (a, b) = index.image_shape, found.image_shape
         raise BadInput(f"{pattern}: dark images are {a}x{b}, the others {h}x{w}")
-    reader = ImageReader(found.files, options.image, found.image_shape, found.dtype)
+    reader = _reader(found, options)
     rows = np.unique(np.linspace(0, len(found) - 1, options.fit_rows).astype(int))
     return functools.partial(_stream, found, reader, rows)
 
@@ -266,6 +292,7 @@ def open_for_prediction(
     chain_state: Mapping[str, Any],
     *,
     classes: int = 0,
+    shares: Sequence[float] = (),
     cache_mb: float = 1024.0,
     **reading: Any,
 ) -> XtcavData:
@@ -273,36 +300,20 @@ def open_for_prediction(
 
     Args:
         classes: how many labels the model knows; labels beyond are unknown.
+        shares: of the classes among the model's training rows.
         reading: names of datasets, as `XtcavData.reading` has them.
 
     Raises:
         BadInput: nothing usable, or images of another shape than the chain was fitted on.
     """
     chain = Chain.from_state(chain_state)
-    options = resolve({**reading, "path": path, "classes": classes})
-    paths, repeated, source = files_of(options)
-    index = scan(paths, options, labels_needed=False, repeated=repeated)
+    options = resolve({**reading, "path": path, "classes": classes, "cache_mb": cache_mb})
+    index, source = _scanned(options, labels_needed=False)
     _fits(chain, index, source)
-    reader = ImageReader(index.files, options.image, index.image_shape, index.dtype)
-    good = np.flatnonzero(_finite(index, reader, options, index.report))
-    index = index.take(good)
-    store = ImageStore(index, reader, chain, cache_mb)
-    block = blocks(index.run, index.group, index.file, options.block, any(len(a) > 1 for a in index.leading))
-    rows, none = np.arange(len(index)), np.arange(0)
-    evaluated, empty = (Rows(store, some, block[some], classes) for some in (rows, none))
-    return XtcavData(
-        task=options.task,
-        classes=classes,
-        targets=index.target_names,
-        scalars=index.scalar_names,
-        image_shape=chain.output_shape,
-        chain=chain,
-        files=index.files,
-        report=index.report,
-        train=empty,
-        val=empty,
-        test=empty,
-        eval=evaluated,
-        source=source,
-        reading={**reading, "classes": classes},
-    )
+    reader = _reader(index, options)
+    index = index.take(np.flatnonzero(_finite(index, reader, options, index.report)))
+    store = ImageStore(index, reader, chain, options.cache_mb, options.cache)
+    block = _blocks(index, options)
+    empty, everything = (Rows(store, some, block[some], classes) for some in (np.arange(0), np.arange(len(index))))
+    parts = dict.fromkeys(_PARTS, empty) | {"eval": everything}
+    return _data(options, store, parts, classes, np.asarray(shares), index.report, source)
