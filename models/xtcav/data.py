@@ -38,7 +38,7 @@ __all__ = [
 
 _PASS = 64  # rows that a pass over the data reads at once
 _PARTS = ("train", "val", "test")
-_NAMES = ("image", "label", "targets", "scalars", "run", "seconds", "nanoseconds", "fiducials", "task")
+_NAMES = ("groups", "image", "label", "targets", "scalars", "run", "seconds", "nanoseconds", "fiducials", "task")
 
 
 @dataclass(frozen=True)
@@ -137,15 +137,18 @@ def load(config: Mapping[str, Any], phase: str) -> XtcavData:
     labelled = found.label >= 0 if options.task == "classification" else np.isfinite(found.targets).any(1)
     if not labelled.any():
         raise BadInput(f"{source}: not one of {len(found)} shots has a usable {_wanted(options)}")
-    usable = labelled.copy()
-    usable[labelled] = _finite(found.take(np.flatnonzero(labelled)), reader, options, found.report)
+    # a shot without any target tells that there is none
+    usable = labelled.copy() if options.task == "classification" else np.ones(len(found), bool)
+    usable[usable] = _finite(found.take(np.flatnonzero(usable)), reader, options, found.report)
     index, block = found.take(np.flatnonzero(usable)), block[usable]
     classes = (options.classes or int(index.label.max()) + 1) if options.task == "classification" else 0
-    strata = index.label if classes else np.zeros(len(index), np.int64)
+    strata = index.label if classes else labelled[usable].astype(np.int64)
     part = split(strata, block, options.split, options.seed)
     which = [np.flatnonzero(part == number) for number in range(3)]
     if classes:
         _every_class(index.label, which[0], classes, source)
+    else:
+        _every_target(index, which[0], source)
     shares = np.bincount(index.label[which[0]], minlength=classes) / len(which[0]) if classes else np.zeros(0)
     if options.ratio and classes:
         rng = np.random.default_rng([options.seed, 1])
@@ -173,7 +176,7 @@ def _scanned(options: Options, *, labels_needed: bool) -> tuple[Index, str]:
 
 
 def _reader(index: Index, options: Options) -> ImageReader:
-    return ImageReader(index.files, options.image, index.image_shape, index.dtype)
+    return ImageReader(index.files, options.image, index.image_shape, index.dtype, index.groups)
 
 
 def _blocks(index: Index, options: Options) -> np.ndarray:
@@ -220,6 +223,12 @@ def _every_class(labels: np.ndarray, train: np.ndarray, classes: int, source: st
         raise BadInput(f"{source}: all usable labels are 0; a classification needs two classes")
     if len(empty):
         raise BadInput(f"{source}: class {empty[0]} of 0..{classes - 1} has no training rows after the split")
+
+
+def _every_target(index: Index, train: np.ndarray, source: str) -> None:
+    absent = np.flatnonzero(~np.isfinite(index.targets[train]).any(0))
+    if len(absent):
+        raise BadInput(f"{source}: target {index.target_names[absent[0]]} is absent in all {len(train)} training rows")
 
 
 def _finite(index: Index, reader: ImageReader, options: Options, report: dict[str, Any]) -> np.ndarray:

@@ -128,6 +128,10 @@ class XtcavFamily(Family):
                     out[f"classes, {name}"] = " / ".join(str(count) for count in data.counts(rows))
         else:
             out["targets"] = ", ".join(data.targets)
+            for name, rows in parts:
+                none = int((~np.isfinite(rows.targets).any(1)).sum())
+                if none:
+                    out[f"without any target, {name}"] = f"{none} of {len(rows)}"
         if data.scalars:
             out["scalars"] = ", ".join(data.scalars)
         return out

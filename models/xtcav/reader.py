@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import posixpath
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -30,10 +31,19 @@ class ImageReader:
         files: paths.
         name: the dataset of images, (leading axes..., H, W) in each.
         shape, dtype: of one image, in all of them (a file of another type is converted).
+        groups: the HDF5 group of each file that has the dataset (default: the file itself).
     """
 
-    def __init__(self, files: Sequence[Path], name: str, shape: tuple[int, int], dtype: np.dtype) -> None:
-        self.files, self.name, self.shape, self.dtype = tuple(files), name, shape, np.dtype(dtype)
+    def __init__(
+        self,
+        files: Sequence[Path],
+        name: str,
+        shape: tuple[int, int],
+        dtype: np.dtype,
+        groups: Sequence[str] | None = None,
+    ) -> None:
+        self.files, self.shape, self.dtype = tuple(files), shape, np.dtype(dtype)
+        self.names = tuple(posixpath.join(group, name) for group in groups or [""] * len(self.files))
         self._lock = threading.Lock()
         self._open: OrderedDict[int, _Direct | _Library] = OrderedDict()
 
@@ -67,7 +77,7 @@ class ImageReader:
                 while len(self._open) >= _OPEN:
                     # whoever reads from it still holds it; it is closed when that ends
                     self._open.popitem(last=False)
-                self._open[number] = _opened(self.files[number], self.name, self.shape, self.dtype)
+                self._open[number] = _opened(self.files[number], self.names[number], self.shape, self.dtype)
             self._open.move_to_end(number)
             return self._open[number]
 
