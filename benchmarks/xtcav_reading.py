@@ -1,13 +1,14 @@
 """Reading beam images (726x568 int16): ours against a row at a time through h5py and a raw sequential read.
 
-All read the same random rows of the same generated files (the raw read: the same number of bytes in order). Files are in
-the operating system's memory, as after the first epoch, so reading is copying and seconds are those of a core (user +
-system): other programs on the machine do not count but for the caches they take. The ways take turns and the best round
-of each counts. A slow disk only brings the ways closer together.
+All read the same random rows of the same generated files (the raw read: the same number of bytes in order). Files are
+in the operating system's memory, as after the first epoch, so reading is copying and seconds are those of a core (user
++ system): other programs on the machine do not count but for the caches they take. The ways take turns and the best
+round of each counts. A slow disk only brings the ways closer together.
 
 "naive, opening" is the usual Dataset.__getitem__: open the file, read one row, close it. "naive, open" keeps the files
 open. Both put each image into its place of a batch. Ours is asked for as many rows at once as training does: 8 batches
-of 32, which it reads in the order of the files, to memory that stays in the processor's cache. The last lines train the default network of the demo and count what a step waits for its batch, by the clock.
+of 32, which it reads in the order of the files, to memory that stays in the processor's cache. The last lines train the
+default network of the demo and count what a step waits for its batch, by the clock.
 
     python -m benchmarks.xtcav_reading [--rows 320] [--rounds 15] [--check]
 """

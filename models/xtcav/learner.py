@@ -19,7 +19,7 @@ from models.xtcav.data import XtcavData
 from models.xtcav.metrics import CLASSIFIED, MEASURED, class_scores, confusion, mean_r2, posterior, r2
 from models.xtcav.predictor import Network, ShotPredictor
 from models.xtcav.rows import Batch
-from models.xtcav.schedule import Plateau, rate
+from models.xtcav.schedule import Plateau, rate, told
 
 PIECE_SECONDS = 45.0
 
@@ -189,7 +189,7 @@ class XtcavLearner(Learner):
     def rate(self) -> float:
         """The learning rate of the next step."""
         config = self.config
-        warmup = round(config["WARMUP"] * self.total) if "," not in config["LR.SCHEDULE"] else 0
+        warmup = 0 if told(config["LR.SCHEDULE"]) else round(config["WARMUP"] * self.total)
         return self._plateau.factor * rate(config["LR.SCHEDULE"], config["LR"], self.step, self.total, warmup)
 
     def _penalty(self) -> Tensor | float:

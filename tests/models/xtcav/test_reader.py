@@ -34,7 +34,7 @@ def reader_of(paths: list[Path]) -> ImageReader:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_come_in_the_order_asked_for(tmp_path: Path, kind: str) -> None:
+def test_rows_come_in_the_order_asked_for(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [tmp_path / f"{n}.h5" for n in range(2)]
     for n, path in enumerate(paths):
         with h5py.File(path, "w") as file:
@@ -45,8 +45,18 @@ def test_rows_come_in_the_order_asked_for(tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(0)
     file, row = rng.integers(0, 2, 40), rng.integers(0, 20, 40)
     assert numbers(reader.read(file, row)).tolist() == (50 * file + row).tolist()
+    monkeypatch.setattr(_Direct, "portion", 3 * 60)
+    monkeypatch.setattr(_Library, "portion", 3 * 60)
+    found, ends = [], set()
+    for which, images in reader.portions(file, row):
+        assert numbers(images).tolist() == (50 * file + row)[which].tolist() and len(images) <= 3
+        found += which.tolist()
+        ends.add(images.ctypes.data)
+    # each row once, as they lie in the files, to the same memory
+    assert sorted(found) == list(range(40)) and len(ends) == 1
+    assert np.array_equal((50 * file + row)[found], np.sort(50 * file + row))
     slow = kind in ("tiles", "compressed", "never written", "big endian")
-    assert all(isinstance(found, _Library if slow else _Direct) for found in reader._open.values())
+    assert all(isinstance(one, _Library if slow else _Direct) for one in reader._open.values())
     reader.close()
     assert numbers(reader.read(file[:3], row[:3])).tolist() == (50 * file + row)[:3].tolist()
     if kind == "never written":
