@@ -5,8 +5,7 @@ What the rest of the family works with. The keys of a `data` block are those of 
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from ground.errors import BadInput
-from models.xtcav import generate
 from models.xtcav.files import files_of, resolve_files
 from models.xtcav.fingerprint import fingerprint
 from models.xtcav.index import Index, scan
 from models.xtcav.options import Options, Task, resolve
+from models.xtcav.passes import finite, fitted, reader_of
 from models.xtcav.preprocess import Chain
-from models.xtcav.reader import ImageReader
 from models.xtcav.rows import Batch, Rows
 from models.xtcav.split import balance, blocks, class_weights, split
 from models.xtcav.store import ImageStore
@@ -36,7 +34,6 @@ __all__ = [
     "own_block",
 ]
 
-_PASS = 64  # rows that a pass over the data reads at once
 _PARTS = ("train", "val", "test")
 _NAMES = ("groups", "image", "label", "targets", "scalars", "run", "seconds", "nanoseconds", "fiducials", "task")
 
@@ -133,13 +130,13 @@ def load(config: Mapping[str, Any], phase: str) -> XtcavData:
     """
     options = resolve(config)
     found, source = _scanned(options, labels_needed=True)
-    reader, block = _reader(found, options), _blocks(found, options)
+    reader, block = reader_of(found, options), _blocks(found, options)
     labelled = found.label >= 0 if options.task == "classification" else np.isfinite(found.targets).any(1)
     if not labelled.any():
         raise BadInput(f"{source}: not one of {len(found)} shots has a usable {_wanted(options)}")
     # a shot without any target tells that there is none
     usable = labelled.copy() if options.task == "classification" else np.ones(len(found), bool)
-    usable[usable] = _finite(found.take(np.flatnonzero(usable)), reader, options, found.report)
+    usable[usable] = finite(found.take(np.flatnonzero(usable)), reader, options, found.report)
     index, block = found.take(np.flatnonzero(usable)), block[usable]
     classes = (options.classes or int(index.label.max()) + 1) if options.task == "classification" else 0
     strata = index.label if classes else labelled[usable].astype(np.int64)
@@ -153,7 +150,7 @@ def load(config: Mapping[str, Any], phase: str) -> XtcavData:
     if options.ratio and classes:
         rng = np.random.default_rng([options.seed, 1])
         which[0] = which[0][balance(index.label[which[0]], classes, options.ratio, rng)]
-    chain = _fitted(options, index, reader, which[0])
+    chain = fitted(options, index, reader, which[0])
     if phase == "test" and not len(which[2]):
         raise BadInput(f"{source}: the data block keeps no test rows (split: {list(options.split)})")
     report = {
@@ -173,10 +170,6 @@ def _scanned(options: Options, *, labels_needed: bool) -> tuple[Index, str]:
     """The shots that a block means, and what to call their files."""
     paths, repeated, source = files_of(options)
     return scan(paths, options, labels_needed=labels_needed, repeated=repeated), source
-
-
-def _reader(index: Index, options: Options) -> ImageReader:
-    return ImageReader(index.files, options.image, index.image_shape, index.dtype, index.groups)
 
 
 def _blocks(index: Index, options: Options) -> np.ndarray:
@@ -231,65 +224,6 @@ def _every_target(index: Index, train: np.ndarray, source: str) -> None:
         raise BadInput(f"{source}: target {index.target_names[absent[0]]} is absent in all {len(train)} training rows")
 
 
-def _finite(index: Index, reader: ImageReader, options: Options, report: dict[str, Any]) -> np.ndarray:
-    """(n,) which images hold numbers only. Integers always do; others are read once."""
-    good = np.ones(len(index), bool)
-    if index.dtype.kind != "f":
-        return good
-    for rows in _portions(np.arange(len(index))):
-        good[rows] = np.isfinite(reader.read(index.file[rows], index.row[rows])).all((1, 2))
-    bad = int((~good).sum())
-    if bad and options.strict:
-        first = int(np.flatnonzero(~good)[0])
-        path, row = index.files[index.file[first]], index.row[first]
-        raise BadInput(f"{path}: image {row} has pixels that are not numbers")
-    if bad:
-        report["skipped_rows"]["image with pixels that are not numbers"] = bad
-    if bad == len(good):
-        raise BadInput(f"{index.files[0]}: each image has pixels that are not numbers")
-    return good
-
-
-def _portions(rows: np.ndarray) -> list[np.ndarray]:
-    return np.array_split(rows, max(1, -(-len(rows) // _PASS)))
-
-
-def _fitted(options: Options, index: Index, reader: ImageReader, train: np.ndarray) -> Chain:
-    """The chain, its statistics from a seeded choice of the training rows, its scalars' from all of them."""
-    chain = Chain(options.preprocess, index.image_shape)
-    chosen = train
-    if len(train) > options.fit_rows:
-        rng = np.random.default_rng([options.seed, 2])
-        chosen = np.sort(rng.choice(train, options.fit_rows, replace=False))
-    streams = {"train": functools.partial(_stream, index, reader, chosen)}
-    if "dark" in chain.sources:
-        streams["dark"] = _dark(options, index)
-    chain.fit(streams)
-    chain.fit_scalars(index.scalars[train])
-    return chain
-
-
-def _stream(index: Index, reader: ImageReader, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for rows in _portions(chosen):
-        yield reader.read(index.file[rows], index.row[rows]), index.label[rows]
-
-
-def _dark(options: Options, index: Index) -> Any:
-    pattern = options.dark
-    if options.generator and not pattern:
-        pattern = str(generate.ensure(options.options) / generate.DARK)
-    if not pattern:
-        raise BadInput("preprocess step dark needs files of a dark run (data key dark), or lasing_free or train")
-    plain = replace(options, task="classification", targets=(), scalars=(), mask="", strict=True)
-    found = scan(resolve_files(pattern)[0], plain, labels_needed=False)
-    if found.image_shape != index.image_shape:
-        (h, w), (a, b) = index.image_shape, found.image_shape
-        raise BadInput(f"{pattern}: dark images are {a}x{b}, the others {h}x{w}")
-    reader = _reader(found, options)
-    rows = np.unique(np.linspace(0, len(found) - 1, options.fit_rows).astype(int))
-    return functools.partial(_stream, found, reader, rows)
-
-
 def _fits(chain: Chain, index: Index, source: str) -> None:
     if index.image_shape != chain.input_shape:
         (h, w), (a, b) = chain.input_shape, index.image_shape
@@ -319,8 +253,8 @@ def open_for_prediction(
     options = resolve({**reading, "path": path, "classes": classes, "cache_mb": cache_mb})
     index, source = _scanned(options, labels_needed=False)
     _fits(chain, index, source)
-    reader = _reader(index, options)
-    index = index.take(np.flatnonzero(_finite(index, reader, options, index.report)))
+    reader = reader_of(index, options)
+    index = index.take(np.flatnonzero(finite(index, reader, options, index.report)))
     store = ImageStore(index, reader, chain, options.cache_mb, options.cache)
     block = _blocks(index, options)
     empty, everything = (Rows(store, some, block[some], classes) for some in (np.arange(0), np.arange(len(index))))
