@@ -33,7 +33,7 @@ from models.xtcav import generate
 from models.xtcav.data import load
 from models.xtcav.reader import ImageReader
 
-FLOORS = {"naive, opening": 3.0, "raw": 0.6}
+FLOORS = {"naive, opening": 3.0, "naive, open": 3.0, "raw": 0.6}
 MOST_WAITING = 0.05
 _SHAPE, _BATCH, _WINDOW = (726, 568), 32, 8 * 32
 
