@@ -142,6 +142,8 @@ def load(config: Mapping[str, Any], phase: str) -> XtcavData:
     strata = index.label if classes else labelled[usable].astype(np.int64)
     part = split(strata, block, options.split, options.seed)
     which = [np.flatnonzero(part == number) for number in range(3)]
+    if phase == "test" and not len(which[2]):
+        raise BadInput(f"{source}: the data block keeps no test rows (split: {list(options.split)})")
     if classes:
         _every_class(index.label, which[0], classes, source)
     else:
@@ -151,8 +153,6 @@ def load(config: Mapping[str, Any], phase: str) -> XtcavData:
         rng = np.random.default_rng([options.seed, 1])
         which[0] = which[0][balance(index.label[which[0]], classes, options.ratio, rng)]
     chain = fitted(options, index, reader, which[0])
-    if phase == "test" and not len(which[2]):
-        raise BadInput(f"{source}: the data block keeps no test rows (split: {list(options.split)})")
     report = {
         **found.report,
         "labelled": int(labelled.sum()),

@@ -16,7 +16,7 @@ from tests.tuner.test_study import ended, kill, search, start, wait_for, whole
 
 # trials longer than the half minute after which a trial writes what it goes on from
 SETTINGS = {"NET": "residual", "DEPTH": 3, "GRID": 2, "HIDDEN": 16, "BATCH_SIZE": 8, "EPOCHS": 320, "EVALS": 300,
-            "AVERAGE": 0.9, "LR.SCHEDULE": "plateau", "SAMPLING": "weighted", "GAIN": 0.1}  # fmt: skip
+            "AVERAGE": 0.999, "LR.SCHEDULE": "plateau", "SAMPLING": "weighted", "GAIN": 0.1}  # fmt: skip
 SPACE = {
     "WIDTH": {"randint": [6, 9]},
     "LR": {"loguniform": [1e-3, 1e-2]},
