@@ -22,6 +22,7 @@ from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
 
 _OPEN = 64  # files that stay open
+_AT_ONCE, _UNPACKED = 2**20, 2**23  # bytes that are read at once, at their offsets and through the library
 
 
 class ImageReader:
@@ -108,8 +109,7 @@ class ImageReader:
 class _Direct:
     """Rows at known offsets of an open file."""
 
-    portion = 2**20
-    """Bytes that are read at once."""
+    portion = _AT_ONCE
 
     def __init__(self, path: Path, offsets: np.ndarray, row_bytes: int) -> None:
         self.path, self.offsets, self.row_bytes = path, offsets, row_bytes
@@ -145,8 +145,6 @@ class _Direct:
 class _Library:
     """Rows through h5py: compressed, cut into tiles, of another number type, or with several leading axes."""
 
-    portion = 8 * 2**20  # a chunk that two portions need is unpacked twice
-
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.lock = path, threading.Lock()
         with reading_hdf5(path):
@@ -155,6 +153,8 @@ class _Library:
         self.dataset = self.file[name]
         self.inner = int(np.prod(self.dataset.shape[1:-2]))
         self.chunk = self.dataset.chunks[0] if self.dataset.chunks else 1
+        # a chunk that lies in several portions is unpacked for each
+        self.portion = max(_UNPACKED, self.chunk * int(np.prod(self.dataset.shape[1:])) * self.dataset.dtype.itemsize)
 
     def __del__(self) -> None:
         if hasattr(self, "file"):
