@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from ground.errors import BadInput
 from ground.settings import Table
 from ground.settings import resolve as checked
-from models.xtcav.schedule import parse_steps
+from models.xtcav.schedule import parse
 
 PUBLISHED = (
     "convnet_app",
@@ -31,16 +32,21 @@ _SETTINGS: Table = {
     "GRID": (4, 1, 32),
     "HIDDEN": (64, 0, 4096),
     "DROPOUT": (0.2, 0.0, 0.95),
-    # convnet_app: channels and side of the kernels, units of the dense layer, window and stride of both pools
+    # convnet_app: channels, side, strides (rows, columns) of the kernels, units of the dense layer, window and stride
+    # of both pools
     "K1CH": (8, 1, None),
     "K1DIM": (8, 1, None),
+    "K1STRD": ("1,1", None, None),
     "K2CH": (8, 1, None),
     "K2DIM": (6, 1, None),
+    "K2STRD": ("1,1", None, None),
     "H3U": (10, 1, None),
     "POOL": ("13,10", None, None),
-    # of the published nets: standard deviation of the truncated normal at the start, kernels and dense (0: the net's)
+    # of the published nets: standard deviation of the truncated normal at the start, kernels and dense (0: the net's),
+    # and the biases of some layers
     "KSTD": (0.0, 0.0, None),
     "WSTD": (0.0, 0.0, None),
+    "BIAS": ("", None, None),
     "SCALARS": (True, None, None),
     "OPTIMIZER": ("adamw", ("adamw", "adam", "momentum"), None),
     "MOMENTUM": (0.9, 0.0, 0.9999),
@@ -82,22 +88,46 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Any]:
     config = checked("xtcav", _SETTINGS, settings)
     schedule = str(config["LR.SCHEDULE"]).lower()
     if schedule not in SCHEDULES:
-        parse_steps(schedule)
+        parse(schedule)
     config["LR.SCHEDULE"] = schedule
-    pool(config["POOL"])
+    for name in _PAIRS:
+        pair(config, name)
+    biases(config)
     return config
 
 
-def pool(text: str) -> tuple[int, int]:
-    """The window and stride of POOL, "13,10".
+_PAIRS = {"POOL": "window,stride such as 13,10", "K1STRD": "rows,columns such as 2,2", "K2STRD": "rows,columns"}
+
+
+def pair(config: Mapping[str, Any], name: str) -> tuple[int, int]:
+    """The two numbers of POOL ("13,10"), K1STRD or K2STRD.
 
     Raises:
         BadInput: not two whole numbers above zero.
     """
+    text = config[name]
     try:
-        window, stride = (int(part) for part in str(text).split(","))
+        first, second = (int(part) for part in str(text).split(","))
     except ValueError:
-        raise BadInput(f"POOL is {text!r}; it takes window,stride such as 13,10") from None
-    if window < 1 or stride < 1:
-        raise BadInput(f"POOL is {text!r}; window and stride are at least 1")
-    return window, stride
+        raise BadInput(f"{name} is {text!r}; it takes {_PAIRS[name]}") from None
+    if first < 1 or second < 1:
+        raise BadInput(f"{name} is {text!r}; both are at least 1")
+    return first, second
+
+
+def biases(config: Mapping[str, Any]) -> dict[int, float]:
+    """The first values of BIAS ("1=0.1,3=0.5"), by layer: convolutions and dense layers, counted from 1.
+
+    Raises:
+        BadInput: not such numbers.
+    """
+    text = config["BIAS"]
+    try:
+        # the original wrote 1:0.1, which unquoted YAML takes for hours and minutes
+        pairs = [part.replace(":", "=").split("=") for part in str(text).split(",") if part]
+        found = {int(layer): float(value) for layer, value in pairs}
+        if len(found) < len(pairs) or any(not math.isfinite(value) for value in found.values()):
+            raise ValueError
+    except ValueError:
+        raise BadInput(f"BIAS is {text!r}; it takes layer=value,... such as 1=0.1,3=0.5") from None
+    return found

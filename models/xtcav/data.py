@@ -5,8 +5,7 @@ What the rest of the family works with. The keys of a `data` block are those of 
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from ground.errors import BadInput
-from models.xtcav import generate
 from models.xtcav.files import files_of, resolve_files
 from models.xtcav.fingerprint import fingerprint
 from models.xtcav.index import Index, scan
 from models.xtcav.options import Options, Task, resolve
+from models.xtcav.passes import finite, fitted, reader_of
 from models.xtcav.preprocess import Chain
-from models.xtcav.reader import ImageReader
 from models.xtcav.rows import Batch, Rows
 from models.xtcav.split import balance, blocks, class_weights, split
 from models.xtcav.store import ImageStore
@@ -36,9 +34,8 @@ __all__ = [
     "own_block",
 ]
 
-_PASS = 64  # rows that a pass over the data reads at once
 _PARTS = ("train", "val", "test")
-_NAMES = ("image", "label", "targets", "scalars", "run", "seconds", "nanoseconds", "fiducials", "task")
+_NAMES = ("groups", "image", "label", "targets", "scalars", "run", "seconds", "nanoseconds", "fiducials", "task")
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,7 @@ class XtcavData:
     Attributes:
         task: what is learned.
         classes: how many labels there are (0..classes-1); 0 for regression.
+        shares: (classes,) float32, how frequent each is among the training rows before `ratio` cuts them.
         targets: names of the columns of `Rows.targets`.
         scalars: names of the columns of `Rows.scalars`.
         image_shape: (h, w) after preprocessing.
@@ -57,11 +55,12 @@ class XtcavData:
         train, val, test: the three parts. Training rows are cut to `ratio` where the block asks for it.
         eval: the rows that predictions are made for: `val` in phase "val", `test` in phase "test".
         source: where it comes from, for messages.
-        reading: what datasets are called; with `chain.state()` all that is needed to read new files alike.
+        reading: what datasets are called and `shares`; with `chain.state()` all that is needed to read new files alike.
     """
 
     task: Task
     classes: int
+    shares: np.ndarray
     targets: tuple[str, ...]
     scalars: tuple[str, ...]
     image_shape: tuple[int, int]
@@ -130,30 +129,30 @@ def load(config: Mapping[str, Any], phase: str) -> XtcavData:
         BadInput: nothing usable, a class without training rows, or (strict) anything unusable.
     """
     options = resolve(config)
-    paths, repeated, source = files_of(options)
-    found = scan(paths, options, repeated=repeated)
-    reader = ImageReader(found.files, options.image, found.image_shape, found.dtype)
-    block = blocks(found.run, found.group, found.file, options.block, any(len(a) > 1 for a in found.leading))
+    found, source = _scanned(options, labels_needed=True)
+    reader, block = reader_of(found, options), _blocks(found, options)
     labelled = found.label >= 0 if options.task == "classification" else np.isfinite(found.targets).any(1)
     if not labelled.any():
         raise BadInput(f"{source}: not one of {len(found)} shots has a usable {_wanted(options)}")
-    usable = labelled.copy()
-    usable[labelled] = _finite(found.take(np.flatnonzero(labelled)), reader, options, found.report)
+    # a shot without any target tells that there is none
+    usable = labelled.copy() if options.task == "classification" else np.ones(len(found), bool)
+    usable[usable] = finite(found.take(np.flatnonzero(usable)), reader, options, found.report)
     index, block = found.take(np.flatnonzero(usable)), block[usable]
     classes = (options.classes or int(index.label.max()) + 1) if options.task == "classification" else 0
-    strata = index.label if classes else np.zeros(len(index), np.int64)
+    strata = index.label if classes else labelled[usable].astype(np.int64)
     part = split(strata, block, options.split, options.seed)
     which = [np.flatnonzero(part == number) for number in range(3)]
+    if phase == "test" and not len(which[2]):
+        raise BadInput(f"{source}: the data block keeps no test rows (split: {list(options.split)})")
     if classes:
         _every_class(index.label, which[0], classes, source)
+    else:
+        _every_target(index, which[0], source)
+    shares = np.bincount(index.label[which[0]], minlength=classes) / len(which[0]) if classes else np.zeros(0)
     if options.ratio and classes:
         rng = np.random.default_rng([options.seed, 1])
         which[0] = which[0][balance(index.label[which[0]], classes, options.ratio, rng)]
-    chain = _fitted(options, index, reader, which[0])
-    store = ImageStore(index, reader, chain, options.cache_mb, options.cache)
-    train, val, test = (Rows(store, rows, block[rows], classes) for rows in which)
-    if phase == "test" and not len(test):
-        raise BadInput(f"{source}: the data block keeps no test rows (split: {list(options.split)})")
+    chain = fitted(options, index, reader, which[0])
     report = {
         **found.report,
         "labelled": int(labelled.sum()),
@@ -161,22 +160,45 @@ def load(config: Mapping[str, Any], phase: str) -> XtcavData:
         "labels": np.bincount(index.label, minlength=classes).tolist() if classes else [],
         "parts": {n: _counted(index, rows, classes) for n, rows in zip(_PARTS, which, strict=True)},
     }
+    store = ImageStore(index, reader, chain, options.cache_mb, options.cache)
+    train, val, test = (Rows(store, rows, block[rows], classes) for rows in which)
+    parts = {"train": train, "val": val, "test": test, "eval": test if phase == "test" else val}
+    return _data(options, store, parts, classes, shares, report, source)
+
+
+def _scanned(options: Options, *, labels_needed: bool) -> tuple[Index, str]:
+    """The shots that a block means, and what to call their files."""
+    paths, repeated, source = files_of(options)
+    return scan(paths, options, labels_needed=labels_needed, repeated=repeated), source
+
+
+def _blocks(index: Index, options: Options) -> np.ndarray:
+    return blocks(index.run, index.group, index.file, options.block, any(len(a) > 1 for a in index.leading))
+
+
+def _data(
+    options: Options,
+    store: ImageStore,
+    parts: Mapping[str, Rows],
+    classes: int,
+    shares: np.ndarray,
+    report: dict[str, Any],
+    source: str,
+) -> XtcavData:
+    names = {n: list(v) if isinstance(v := getattr(options, n), tuple) else v for n in _NAMES}
     return XtcavData(
         task=options.task,
         classes=classes,
-        targets=found.target_names,
-        scalars=found.scalar_names,
-        image_shape=chain.output_shape,
-        chain=chain,
-        files=found.files,
+        shares=shares.astype(np.float32),
+        targets=store.index.target_names,
+        scalars=store.index.scalar_names,
+        image_shape=store.chain.output_shape,
+        chain=store.chain,
+        files=store.index.files,
         report=report,
-        train=train,
-        val=val,
-        test=test,
-        eval=test if phase == "test" else val,
         source=source,
-        reading={n: list(v) if isinstance(v := getattr(options, n), tuple) else v for n in _NAMES}
-        | {"classes": classes},
+        reading={**names, "classes": classes, "shares": shares.tolist()},
+        **parts,
     )
 
 
@@ -196,63 +218,10 @@ def _every_class(labels: np.ndarray, train: np.ndarray, classes: int, source: st
         raise BadInput(f"{source}: class {empty[0]} of 0..{classes - 1} has no training rows after the split")
 
 
-def _finite(index: Index, reader: ImageReader, options: Options, report: dict[str, Any]) -> np.ndarray:
-    """(n,) which images hold numbers only. Integers always do; others are read once."""
-    good = np.ones(len(index), bool)
-    if index.dtype.kind != "f":
-        return good
-    for rows in _portions(np.arange(len(index))):
-        good[rows] = np.isfinite(reader.read(index.file[rows], index.row[rows])).all((1, 2))
-    bad = int((~good).sum())
-    if bad and options.strict:
-        first = int(np.flatnonzero(~good)[0])
-        path, row = index.files[index.file[first]], index.row[first]
-        raise BadInput(f"{path}: image {row} has pixels that are not numbers")
-    if bad:
-        report["skipped_rows"]["image with pixels that are not numbers"] = bad
-    if bad == len(good):
-        raise BadInput(f"{index.files[0]}: each image has pixels that are not numbers")
-    return good
-
-
-def _portions(rows: np.ndarray) -> list[np.ndarray]:
-    return np.array_split(rows, max(1, -(-len(rows) // _PASS)))
-
-
-def _fitted(options: Options, index: Index, reader: ImageReader, train: np.ndarray) -> Chain:
-    """The chain, its statistics from a seeded choice of the training rows, its scalars' from all of them."""
-    chain = Chain(options.preprocess, index.image_shape)
-    chosen = train
-    if len(train) > options.fit_rows:
-        rng = np.random.default_rng([options.seed, 2])
-        chosen = np.sort(rng.choice(train, options.fit_rows, replace=False))
-    streams = {"train": functools.partial(_stream, index, reader, chosen)}
-    if "dark" in chain.sources:
-        streams["dark"] = _dark(options, index)
-    chain.fit(streams)
-    chain.fit_scalars(index.scalars[train])
-    return chain
-
-
-def _stream(index: Index, reader: ImageReader, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for rows in _portions(chosen):
-        yield reader.read(index.file[rows], index.row[rows]), index.label[rows]
-
-
-def _dark(options: Options, index: Index) -> Any:
-    pattern = options.dark
-    if options.generator and not pattern:
-        pattern = str(generate.ensure(options.options) / generate.DARK)
-    if not pattern:
-        raise BadInput("preprocess step dark needs files of a dark run (data key dark), or lasing_free or train")
-    plain = replace(options, task="classification", targets=(), scalars=(), mask="", strict=True)
-    found = scan(resolve_files(pattern)[0], plain, labels_needed=False)
-    if found.image_shape != index.image_shape:
-        (h, w), (a, b) = index.image_shape, found.image_shape
-        raise BadInput(f"{pattern}: dark images are {a}x{b}, the others {h}x{w}")
-    reader = ImageReader(found.files, options.image, found.image_shape, found.dtype)
-    rows = np.unique(np.linspace(0, len(found) - 1, options.fit_rows).astype(int))
-    return functools.partial(_stream, found, reader, rows)
+def _every_target(index: Index, train: np.ndarray, source: str) -> None:
+    absent = np.flatnonzero(~np.isfinite(index.targets[train]).any(0))
+    if len(absent):
+        raise BadInput(f"{source}: target {index.target_names[absent[0]]} is absent in all {len(train)} training rows")
 
 
 def _fits(chain: Chain, index: Index, source: str) -> None:
@@ -266,6 +235,7 @@ def open_for_prediction(
     chain_state: Mapping[str, Any],
     *,
     classes: int = 0,
+    shares: Sequence[float] = (),
     cache_mb: float = 1024.0,
     **reading: Any,
 ) -> XtcavData:
@@ -273,36 +243,20 @@ def open_for_prediction(
 
     Args:
         classes: how many labels the model knows; labels beyond are unknown.
+        shares: of the classes among the model's training rows.
         reading: names of datasets, as `XtcavData.reading` has them.
 
     Raises:
         BadInput: nothing usable, or images of another shape than the chain was fitted on.
     """
     chain = Chain.from_state(chain_state)
-    options = resolve({**reading, "path": path, "classes": classes})
-    paths, repeated, source = files_of(options)
-    index = scan(paths, options, labels_needed=False, repeated=repeated)
+    options = resolve({**reading, "path": path, "classes": classes, "cache_mb": cache_mb})
+    index, source = _scanned(options, labels_needed=False)
     _fits(chain, index, source)
-    reader = ImageReader(index.files, options.image, index.image_shape, index.dtype)
-    good = np.flatnonzero(_finite(index, reader, options, index.report))
-    index = index.take(good)
-    store = ImageStore(index, reader, chain, cache_mb)
-    block = blocks(index.run, index.group, index.file, options.block, any(len(a) > 1 for a in index.leading))
-    rows, none = np.arange(len(index)), np.arange(0)
-    evaluated, empty = (Rows(store, some, block[some], classes) for some in (rows, none))
-    return XtcavData(
-        task=options.task,
-        classes=classes,
-        targets=index.target_names,
-        scalars=index.scalar_names,
-        image_shape=chain.output_shape,
-        chain=chain,
-        files=index.files,
-        report=index.report,
-        train=empty,
-        val=empty,
-        test=empty,
-        eval=evaluated,
-        source=source,
-        reading={**reading, "classes": classes},
-    )
+    reader = reader_of(index, options)
+    index = index.take(np.flatnonzero(finite(index, reader, options, index.report)))
+    store = ImageStore(index, reader, chain, options.cache_mb, options.cache)
+    block = _blocks(index, options)
+    empty, everything = (Rows(store, some, block[some], classes) for some in (np.arange(0), np.arange(len(index))))
+    parts = dict.fromkeys(_PARTS, empty) | {"eval": everything}
+    return _data(options, store, parts, classes, np.asarray(shares), index.report, source)

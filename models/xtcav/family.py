@@ -79,30 +79,21 @@ class XtcavFamily(Family):
     # ---- calibration
 
     def calibrate(self, reduced: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """A temperature for the ensemble's probabilities, fitted on predictions that selection did not choose by."""
-        if "probabilities" not in reduced:
+        """A temperature for the ensemble's likelihoods, fitted on predictions that selection did not choose by."""
+        if "likelihood" not in reduced:
             return {}
-        return {"temperature": metrics.fit_temperature(reduced["probabilities"], truth["labels"])}
+        return {"temperature": metrics.fit_temperature(reduced["likelihood"], truth["shares"], truth["labels"])}
 
     def calibrated(self, prediction: Mapping[str, np.ndarray], calibration: Mapping[str, Any]) -> Prediction:
-        """The prediction with `calibrate`'s temperature applied; the most probable class stays the same."""
-        if "temperature" not in calibration or "probabilities" not in prediction:
+        """The prediction with `calibrate`'s temperature applied; the likeliest class stays the same."""
+        if "temperature" not in calibration or "likelihood" not in prediction:
             return dict(prediction)
-        changed = metrics.apply_temperature(prediction["probabilities"], float(calibration["temperature"]))
-        return {**prediction, "probabilities": changed}
+        changed = metrics.apply_temperature(prediction["likelihood"], float(calibration["temperature"]))
+        return {**prediction, "likelihood": changed}
 
     def export(self, predicted: Iterable[tuple[Any, Prediction]], out: Path, about: Mapping[str, Any]) -> str:
         """HDF5 with `probabilities` and `label`, or `values` (and `presence`), and the shots' ids to join by."""
-
-        def labelled() -> Iterator[tuple[Any, Prediction]]:
-            for data, prediction in predicted:
-                if "probabilities" in prediction:
-                    label = prediction["probabilities"].argmax(1).astype(np.int64)
-                    yield data, {**prediction, "label": label}
-                else:
-                    yield data, prediction
-
-        return super().export(labelled(), out, about)
+        return super().export(((data, _told(_opened(data), one)) for data, one in predicted), out, about)
 
     # ---- scores
 
@@ -112,7 +103,7 @@ class XtcavFamily(Family):
         if data.task == "classification":
             if not (rows.labels >= 0).any():
                 raise BadInput(f"{data.source}: no labels to score against")
-            return {"labels": rows.labels}
+            return {"labels": rows.labels, "shares": data.shares}
         if not np.isfinite(rows.targets).any():
             raise BadInput(f"{data.source}: none of the targets {', '.join(data.targets)} to score against")
         return {"values": rows.targets}
@@ -137,6 +128,10 @@ class XtcavFamily(Family):
                     out[f"classes, {name}"] = " / ".join(str(count) for count in data.counts(rows))
         else:
             out["targets"] = ", ".join(data.targets)
+            for name, rows in parts:
+                none = int((~np.isfinite(rows.targets).any(1)).sum())
+                if none:
+                    out[f"without any target, {name}"] = f"{none} of {len(rows)}"
         if data.scalars:
             out["scalars"] = ", ".join(data.scalars)
         return out
@@ -173,13 +168,24 @@ class XtcavFamily(Family):
             prediction = _read(predicted, data) if isinstance(predicted, Path) else predicted(data)
         truth = self.truth(data)
         if "labels" in truth:
-            return {where: metrics.class_scores(prediction["probabilities"], truth["labels"])}
+            told = _told(data, prediction)
+            return {where: metrics.class_scores(told["probabilities"], told["label"], truth["labels"])}
         mean = np.nanmean(data.train.targets if len(data.train) else truth["values"], axis=0)
         return {where: metrics.target_scores(prediction, truth["values"], data.targets, mean)}
 
 
 def _opened(data: XtcavData | NewShots) -> XtcavData:
     return data.data if isinstance(data, NewShots) else data
+
+
+def _told(data: XtcavData, prediction: Mapping[str, np.ndarray]) -> Prediction:
+    """A prediction as a user reads it: the probability of each class and the class told, in place of likelihoods."""
+    if "likelihood" not in prediction:
+        return dict(prediction)
+    likelihood = prediction["likelihood"]
+    others = {name: array for name, array in prediction.items() if name != "likelihood"}
+    told = {"probabilities": metrics.posterior(likelihood, data.shares), "label": likelihood.argmax(1).astype(np.int64)}
+    return {**told, **others}
 
 
 def _read(path: Path, data: XtcavData) -> Prediction:

@@ -16,6 +16,7 @@ from ground.hdf5 import reading_hdf5
 from models.xtcav.files import files_of, resolve_files
 from models.xtcav.options import Options, resolve
 
+_PLAIN, _NO_MEANING = Options(), ("path", "dark", "strict", "cache_mb")
 _WHOLE, _SAMPLED = 64 * 2**20, 4  # bytes of a collection that count whole; images a file of what is larger
 
 
@@ -25,7 +26,8 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     Small collections count whole; of larger ones the labels, targets and scalars, and a few images of each file.
     """
     options = resolve(config)
-    meaning = {k: v for k, v in asdict(options).items() if k not in ("path", "dark", "strict", "cache_mb")}
+    # a key that is left as it is says nothing: a new one must not make other data of the old
+    meaning = {k: v for k, v in asdict(options).items() if k not in _NO_MEANING and v != getattr(_PLAIN, k)}
     digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
     paths = files_of(options)[0]
     dark = resolve_files(options.dark)[0] if options.dark else []
@@ -34,13 +36,16 @@ def fingerprint(config: Mapping[str, Any]) -> str:
         digest.update(repr((path.name, path.stat().st_size)).encode())
         try:
             with reading_hdf5(path) as file:
-                _sample(file, options, whole, digest)
+                for group in options.groups or ("/",):
+                    _sample(file.get(group), options, whole, digest)
         except BadInput:
             digest.update(b"unreadable")  # `load` skips it, or refuses
     return digest.hexdigest()
 
 
-def _sample(file: h5py.File, options: Options, whole: bool, digest: Any) -> None:
+def _sample(file: Any, options: Options, whole: bool, digest: Any) -> None:
+    if not isinstance(file, h5py.Group):
+        return
     stamps = (options.run, options.seconds, options.nanoseconds, options.fiducials)
     for name in (options.image, options.label, *options.targets, *options.scalars, options.mask, *stamps):
         dataset = file.get(name) if name else None

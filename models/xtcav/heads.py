@@ -14,8 +14,10 @@ from torch import Tensor
 
 from models.base import Prediction
 from models.xtcav.data import XtcavData
-from models.xtcav.metrics import log_losses
+from models.xtcav.metrics import log_losses, posterior
 from models.xtcav.rows import Batch, Rows
+
+_REMAINDER = 1e-4  # of a probability that smoothing alone would explain
 
 
 class Head(ABC):
@@ -45,33 +47,44 @@ class Head(ABC):
 
 
 class Classes(Head):
-    """Softmax over classes with smoothed labels and class weights.
+    """Softmax over classes with smoothed labels and class weights; what these add is taken out of predictions again.
+
+    A network that is fitted perfectly outputs w (s / K + (1 - s) P), normalised: K classes, the weights w, the
+    smoothing s, and P the class's probability among the rows that were drawn. P over the class's share of these rows is
+    the likelihood, which depends on none of them: only so can networks trained in different ways be averaged.
 
     Args:
-        classes: how many.
+        drawn: (K,) shares of the classes among the rows that training draws.
+        shares: (K,) shares of the classes in the data.
         smoothing: share of each label that goes to all classes alike.
-        weights: (classes,) of the loss, or None.
+        weights: (K,) of the loss (default: 1).
     """
 
-    def __init__(self, classes: int, smoothing: float = 0.0, weights: Tensor | None = None) -> None:
-        self.outputs, self.smoothing, self.weights = classes, smoothing, weights
+    def __init__(self, drawn: Tensor, shares: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> None:
+        self.outputs, self.drawn, self.shares, self.smoothing = len(drawn), drawn, shares, smoothing
+        self.weights = torch.ones_like(drawn) if weights is None else weights
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        labels = batch.labels.to(output.device)
-        weights = None if self.weights is None else self.weights.to(output.device)
+        labels, weights = batch.labels.to(output.device), self.weights.to(output.device)
         return F.cross_entropy(output, labels, weights, ignore_index=-1, label_smoothing=self.smoothing)
 
     def predict(self, output: Tensor) -> Prediction:
-        return {"probabilities": output.softmax(1).cpu().numpy()}
+        smoothed = (output.cpu() - self.weights.log()).softmax(1)
+        # no network is perfect: below what smoothing adds to each class, the order stays
+        plain = torch.maximum(smoothed - self.smoothing / self.outputs, _REMAINDER * smoothed)
+        likelihood = plain / self.drawn
+        return {"likelihood": (likelihood / likelihood.sum(1, keepdim=True)).numpy()}
 
     def cost(self, prediction: Prediction, rows: Rows) -> float:
         known = rows.labels >= 0
         if not known.any():
             return math.nan
-        return float(log_losses(prediction["probabilities"][known], rows.labels[known]).mean())
+        probabilities = posterior(prediction["likelihood"][known], self.shares.numpy())
+        return float(log_losses(probabilities, rows.labels[known]).mean())
 
     def state(self) -> dict[str, Any]:
-        return {"task": "classification", "classes": self.outputs}
+        arrays = {"drawn": self.drawn, "shares": self.shares, "weights": self.weights}
+        return {"task": "classification", "smoothing": self.smoothing, **arrays}
 
 
 class Targets(Head):
@@ -135,11 +148,12 @@ class Targets(Head):
 def head(config: Mapping[str, Any], data: XtcavData) -> Head:
     """The head that a data set asks for, its statistics from training rows only."""
     if data.task == "classification":
-        weights = None
-        if config["CLASS_WEIGHTS"] != "none":
-            plain = torch.from_numpy(np.asarray(data.class_weights(), dtype=np.float32))
-            weights = plain.sqrt() if config["CLASS_WEIGHTS"] == "root" else plain
-        return Classes(data.classes, config["LABEL_SMOOTHING"], weights)
+        balanced = torch.from_numpy(data.class_weights())
+        weights = {"none": torch.ones_like(balanced), "root": balanced.sqrt(), "balanced": balanced}
+        plain = config["SAMPLING"] == "plain"
+        drawn = 1 / balanced if plain else torch.ones_like(balanced)
+        shares = torch.from_numpy(data.shares)
+        return Classes(drawn / drawn.sum(), shares, config["LABEL_SMOOTHING"], weights[config["CLASS_WEIGHTS"]])
     targets = torch.from_numpy(np.asarray(data.train.targets, dtype=np.float32))
     there = targets.isfinite()
     rows = there.sum(0).clamp(min=1)
@@ -152,5 +166,6 @@ def head(config: Mapping[str, Any], data: XtcavData) -> Head:
 def from_state(state: Mapping[str, Any]) -> Head:
     """The head of a snapshot, for predictions."""
     if state["task"] == "classification":
-        return Classes(int(state["classes"]))
+        drawn, shares, weights = (state[name].cpu() for name in ("drawn", "shares", "weights"))
+        return Classes(drawn, shares, float(state["smoothing"]), weights)
     return Targets(tuple(state["names"]), state["mean"].cpu(), state["std"].cpu(), bool(state["absent"]))

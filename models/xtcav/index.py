@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import posixpath
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +24,8 @@ class Index:
     """One entry a usable shot, in the order of run, time, file and row: whatever order the files were named in.
 
     Attributes:
-        files: the files that are used, sorted by name.
+        files, groups: the files that are used, sorted by name, and the HDF5 group of each ("": the file itself). A file
+            is named once for each of its groups.
         file, row: (n,) the number in `files`, and the row in the file (several leading axes counted as one).
         label: (n,) int64, -1 where there is no usable label.
         targets, scalars: (n, T), (n, S) float32 as stored; NaN where absent.
@@ -36,6 +39,7 @@ class Index:
     """
 
     files: tuple[Path, ...]
+    groups: tuple[str, ...]
     file: np.ndarray
     row: np.ndarray
     label: np.ndarray
@@ -65,6 +69,7 @@ class _Scanned:
     """One file's part of the table; `leading` and `shape` are those of its images."""
 
     path: Path
+    group: str
     leading: tuple[int, ...]
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -90,13 +95,13 @@ def scan(paths: Sequence[Path], options: Options, *, labels_needed: bool = True,
     skipped_files: dict[str, str] = {}
     skipped_rows: Counter[str] = Counter()
     scanned: list[_Scanned] = []
-    for path in paths:
+    for path, group in itertools.product(paths, options.groups or ("",)):
         try:
-            scanned.append(_scan_file(path, options, labels_needed, skipped_rows))
+            scanned.append(_scan_file(path, group, options, labels_needed, skipped_rows))
         except BadInput as error:
             if options.strict:
                 raise
-            skipped_files[path.name] = str(error)
+            skipped_files[_name(path, group)] = str(error)
     scanned = _of_one_shape(scanned, options, skipped_files)
     if not scanned:
         raise BadInput(f"no usable file among {len(paths)}; the first: {next(iter(skipped_files.values()))}")
@@ -104,7 +109,7 @@ def scan(paths: Sequence[Path], options: Options, *, labels_needed: bool = True,
     if options.strict and skipped_rows:
         raise BadInput(f"strict: {sum(skipped_rows.values())} rows cannot be used ({next(iter(skipped_rows))})")
     report = {
-        "files": len(scanned),
+        "files": len({one.path for one in scanned}),
         "rows": len(index),
         "skipped_files": skipped_files,
         "skipped_rows": dict(skipped_rows),
@@ -114,8 +119,15 @@ def scan(paths: Sequence[Path], options: Options, *, labels_needed: bool = True,
     return replace(index, report=report)
 
 
-def _scan_file(path: Path, options: Options, labels_needed: bool, skipped: Counter[str]) -> _Scanned:
-    with reading_hdf5(path) as file:
+def _name(path: Path, group: str) -> str:
+    return f"{path.name}/{group}" if group else path.name
+
+
+def _scan_file(path: Path, group: str, options: Options, labels_needed: bool, skipped: Counter[str]) -> _Scanned:
+    with reading_hdf5(path) as whole:
+        file = whole.get(group or "/")
+        if not isinstance(file, h5py.Group):
+            raise BadInput(f"{path}: has no group {group}; has {', '.join(sorted(whole)[:8]) or 'nothing'}")
         images = _dataset(file, path, options.image)
         if images.dtype.kind not in "iuf":
             raise BadInput(f"{path}: {options.image} holds {images.dtype}, not numbers")
@@ -142,18 +154,19 @@ def _scan_file(path: Path, options: Options, labels_needed: bool, skipped: Count
         times = [_integers(file, name, count) for name in (options.seconds, options.nanoseconds, options.fiducials)]
         stamped = np.stack([np.zeros(count, np.int64) if t is None else t for t in times], 1)
         skipped += Counter()  # drops the zeros
-        return _Scanned(path, leading, shape, images.dtype, label, targets, scalars, run, stamped, keep)
+        return _Scanned(path, group, leading, shape, images.dtype, label, targets, scalars, run, stamped, keep)
 
 
-def _dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
+def _dataset(file: h5py.Group, path: Path, name: str) -> h5py.Dataset:
     found = file.get(name)
     if not isinstance(found, h5py.Dataset):
         has = sorted(file)[:8]
-        raise BadInput(f"{path}: has no dataset {name}; has {', '.join(has) or 'nothing'}")
+        whole = posixpath.join(file.name, name).lstrip("/")
+        raise BadInput(f"{path}: has no dataset {whole}; has {', '.join(has) or 'nothing'}")
     return found
 
 
-def _column(file: h5py.File, path: Path, name: str, leading: tuple[int, ...]) -> np.ndarray:
+def _column(file: h5py.Group, path: Path, name: str, leading: tuple[int, ...]) -> np.ndarray:
     """A dataset of one or several numbers a shot as (shots, columns)."""
     dataset = _dataset(file, path, name)
     shape = dataset.shape
@@ -170,7 +183,7 @@ def _labels(values: np.ndarray, path: Path, name: str) -> np.ndarray:
     return np.maximum(values[:, 0].astype(np.int64), -1)
 
 
-def _numbers(file: h5py.File, path: Path, name: str, leading: tuple[int, ...], needed: bool) -> np.ndarray:
+def _numbers(file: h5py.Group, path: Path, name: str, leading: tuple[int, ...], needed: bool) -> np.ndarray:
     if name not in file and not needed:
         return np.full((int(np.prod(leading)), 1), np.nan, np.float32)
     values = _column(file, path, name, leading).astype(np.float32)
@@ -178,7 +191,7 @@ def _numbers(file: h5py.File, path: Path, name: str, leading: tuple[int, ...], n
     return values
 
 
-def _integers(file: h5py.File, name: str, count: int) -> np.ndarray | None:
+def _integers(file: h5py.Group, name: str, count: int) -> np.ndarray | None:
     found = file.get(name)
     if isinstance(found, h5py.Dataset) and found.dtype.kind in "iu" and found.shape in ((count,), (count, 1), ()):
         return np.broadcast_to(np.asarray(found[()], np.int64).reshape(-1), (count,))
@@ -204,7 +217,7 @@ def _of_one_shape(scanned: list[_Scanned], options: Options, skipped: dict[str, 
                 line = f"{one.path}: targets or scalars have {kind(one)[1]} columns, most others {common[1]}"
             if options.strict:
                 raise BadInput(line)
-            skipped[one.path.name] = line
+            skipped[_name(one.path, one.group)] = line
     return [one for one in scanned if kind(one) == common]
 
 
@@ -236,6 +249,7 @@ def _joined(scanned: list[_Scanned], options: Options) -> Index:
     first = scanned[0]
     index = Index(
         files=tuple(one.path for one in scanned),
+        groups=tuple(one.group for one in scanned),
         file=file,
         row=row,
         label=np.concatenate([one.label for one in scanned]),

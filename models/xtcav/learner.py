@@ -16,10 +16,10 @@ from models.base import Diverged, Learner, Place, Prediction
 from models.xtcav import augment, heads, memory
 from models.xtcav.build import build, last_layer, placed
 from models.xtcav.data import XtcavData
-from models.xtcav.metrics import CLASSIFIED, MEASURED, class_scores, confusion, mean_r2, r2
+from models.xtcav.metrics import CLASSIFIED, MEASURED, class_scores, confusion, mean_r2, posterior, r2
 from models.xtcav.predictor import Network, ShotPredictor
 from models.xtcav.rows import Batch
-from models.xtcav.schedule import Plateau, rate
+from models.xtcav.schedule import Plateau, rate, told
 
 PIECE_SECONDS = 45.0
 
@@ -95,7 +95,7 @@ class XtcavLearner(Learner):
 
         Returns:
             Means over the piece (train_loss = plain_loss + penalty, train_accuracy), and of the last step:
-            class 1 in the batch and predicted (what the original program calls m1s and #1s), gradient norm, cosine to
+            class 1 in the batch and output (what the original program calls m1s and #1s), gradient norm, cosine to
             the step before (0 at the first), rate; milliseconds a step spent reading and training.
         """
         begun = time.perf_counter()
@@ -189,7 +189,7 @@ class XtcavLearner(Learner):
     def rate(self) -> float:
         """The learning rate of the next step."""
         config = self.config
-        warmup = round(config["WARMUP"] * self.total) if "," not in config["LR.SCHEDULE"] else 0
+        warmup = 0 if told(config["LR.SCHEDULE"]) else round(config["WARMUP"] * self.total)
         return self._plateau.factor * rate(config["LR.SCHEDULE"], config["LR"], self.step, self.total, warmup)
 
     def _penalty(self) -> Tensor | float:
@@ -253,13 +253,13 @@ class XtcavLearner(Learner):
     def _scores(self, prediction: Prediction) -> dict[str, float]:
         rows = self.data.eval
         if isinstance(self.head, heads.Classes):
-            probabilities = prediction["probabilities"]
-            if not bool((probabilities.sum(1) > 0.5).all()):
+            likelihood = prediction["likelihood"]
+            if not bool((likelihood.sum(1) > 0.5).all()):
                 raise Diverged(f"validation gives no probabilities at step {self.step}")
-            scores = class_scores(probabilities, rows.labels)
+            guess = likelihood.argmax(1)
+            scores = class_scores(posterior(likelihood, self.data.shares), guess, rows.labels)
             out = {name: value for name, value in scores.items() if not name.endswith("_se")}
-            guess = probabilities.argmax(1)
-            counts = confusion(rows.labels, guess, probabilities.shape[1])
+            counts = confusion(rows.labels, guess, self.data.classes)
             out["val_class1"] = float((guess == 1).sum())
             # the confusion matrix, rows truth: one column of metrics.csv a cell
             for true, row in enumerate(counts):

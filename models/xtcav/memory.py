@@ -3,7 +3,6 @@ before a trial would exhaust the machine."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,17 +60,13 @@ def notes_table(net: Published, shape: tuple[int, int], batch: int) -> tuple[lis
     total = line("input", 1)
     channels = 1
     for number, conv in enumerate(net.convs, 1):
-        height, width = math.ceil(height / conv.stride), math.ceil(width / conv.stride)
+        height, width = conv.size((height, width))
         variables = conv.channels * (conv.side**2 * channels + net.bias)
         channels = conv.channels
         total += 3 * line(f"conv{number}", channels, variables) + FLOAT * variables
         line(f"nonlinear{number}", channels)
         if conv.pool is not None:
-            window, stride = conv.pool.window, conv.pool.stride
-            if conv.pool.padding == "same":
-                height, width = math.ceil(height / stride), math.ceil(width / stride)
-            else:
-                height, width = (height - window) // stride + 1, (width - window) // stride + 1
+            height, width = conv.pool.size(height), conv.pool.size(width)
             total += line(f"pool{number}", channels)
             line(f"U{number}", channels)
     return lines, total / MB

@@ -1,4 +1,9 @@
-"""Scores of predicted class probabilities and of predicted targets, with standard errors, and their calibration."""
+"""Scores of predicted classes and of predicted targets, with standard errors, and the calibration of probabilities.
+
+Classes are predicted by their `likelihood`: (n, K), rows sum to 1, what their probabilities would be were all classes
+equally frequent. The largest is the answer that makes the balanced accuracy greatest (Bayes' rule of that score), and
+models that were shown the classes by different weights agree on what it means. `posterior` gives the probabilities.
+"""
 
 from __future__ import annotations
 
@@ -43,32 +48,44 @@ def log_losses(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return -np.log(np.maximum(chosen, _LEAST))
 
 
-def class_scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Every score of (n, K) probabilities against (n,) labels (-1: left out), with standard errors `*_se`.
+def posterior(likelihood: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """(n, K) probabilities of classes whose shares are (K,): Bayes' theorem, in the dtype of `likelihood`."""
+    joint = likelihood.astype(np.float64) * shares
+    return (joint / joint.sum(1, keepdims=True)).astype(likelihood.dtype)
 
-    Errors: accuracy binomial; balanced accuracy from the recalls' binomial errors; log loss from its spread over
-    rows; macro-F1 by 200 bootstrap samples of the rows (fixed seed).
+
+def class_scores(probabilities: np.ndarray, told: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Every score of (n, K) probabilities and of the classes told (n,) against labels (n,), -1: left out.
+
+    `accuracy`, `balanced_accuracy` and `macro_f1` are of `told`; `top_accuracy` is that of the most probable class.
+    Standard errors `*_se`: accuracies binomial; balanced accuracy from the recalls' binomial errors; log loss from its
+    spread over rows; macro-F1 by 200 bootstrap samples of the rows (fixed seed).
     """
     known = labels >= 0
-    p, y = probabilities[known], labels[known]
+    p, guess, y = probabilities[known], told[known], labels[known]
     if not len(y):
-        return dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "calibration_error"), math.nan)
-    classes = p.shape[1]
-    guess = p.argmax(1)
-    counts = confusion(y, guess, classes)
-    accuracy = float(counts.trace() / len(y))
+        names = ("accuracy", "balanced_accuracy", "macro_f1", "top_accuracy", "log_loss", "calibration_error")
+        return dict.fromkeys(names, math.nan)
+    counts = confusion(y, guess, p.shape[1])
+    accuracy, top = float(counts.trace() / len(y)), float((p.argmax(1) == y).mean())
     losses = log_losses(p, y)
     return {
         "accuracy": accuracy,
-        "accuracy_se": math.sqrt(accuracy * (1 - accuracy) / len(y)),
+        "accuracy_se": _share_error(accuracy, len(y)),
         "balanced_accuracy": balanced_accuracy(counts),
         "balanced_accuracy_se": balanced_error(counts),
         "macro_f1": macro_f1(counts),
         "macro_f1_se": _bootstrap_f1(counts),
+        "top_accuracy": top,
+        "top_accuracy_se": _share_error(top, len(y)),
         "log_loss": float(losses.mean()),
         "log_loss_se": float(losses.std() / math.sqrt(len(y))),
         "calibration_error": calibration_error(p, y),
     }
+
+
+def _share_error(share: float, rows: int) -> float:
+    return math.sqrt(share * (1 - share) / rows)
 
 
 def balanced_error(counts: np.ndarray) -> float:
@@ -86,7 +103,7 @@ def _bootstrap_f1(counts: np.ndarray, draws: int = 200) -> float:
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> np.ndarray:
-    """(filled bins, 3): mean confidence, share right, rows; of the predicted class, in bins of equal width."""
+    """(filled bins, 3): mean confidence, share right, rows; of the most probable class, in bins of equal width."""
     confidence = probabilities.max(1).astype(np.float64)
     right = probabilities.argmax(1) == labels
     place = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -102,33 +119,34 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
     return float((np.abs(table[:, 0] - table[:, 1]) * table[:, 2]).sum() / table[:, 2].sum())
 
 
-def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature that makes the log loss of (n, K) probabilities smallest (Guo et al. 2017).
+def fit_temperature(likelihood: np.ndarray, shares: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature of (n, K) likelihoods that makes the log loss of the probabilities smallest.
 
-    Above 1 softens, below 1 sharpens; within [0.05, 20]. 1 where no label is known.
+    After Guo et al. 2017, but the shares (K,) of the classes stay what they are. Above 1 softens, below 1 sharpens;
+    within [0.05, 20]. 1 where no label is known.
     """
     known = labels >= 0
     if not known.any():
         return 1.0
-    p, y = probabilities[known], labels[known]
+    given, y = likelihood[known], labels[known]
 
     def loss(log_temperature: float) -> float:
-        return float(log_losses(apply_temperature(p, math.exp(log_temperature)), y).mean())
+        return float(log_losses(posterior(apply_temperature(given, math.exp(log_temperature)), shares), y).mean())
 
     limit = -math.log(_COLDEST)
     found = minimize_scalar(loss, bounds=(-limit, limit), method="bounded", options={"xatol": 1e-4})
     return float(math.exp(found.x)) if found.fun < loss(0.0) else 1.0
 
 
-def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+def apply_temperature(likelihood: np.ndarray, temperature: float) -> np.ndarray:
     """p^(1/T), normalised, in the dtype given. The order of the classes of a row stays as it is."""
-    logs = np.log(np.maximum(probabilities.astype(np.float64), _LEAST)) / temperature
+    logs = np.log(np.maximum(likelihood.astype(np.float64), _LEAST)) / temperature
     powers = np.exp(logs - logs.max(1, keepdims=True))
-    return (powers / powers.sum(1, keepdims=True)).astype(probabilities.dtype)
+    return (powers / powers.sum(1, keepdims=True)).astype(likelihood.dtype)
 
 
 class BalancedAccuracy(Scorer):
-    """Balanced accuracy of the most probable class, prepared for one truth.
+    """Balanced accuracy of the likeliest class, prepared for one truth.
 
     Args:
         labels: (n,) int64; rows below 0 do not count.
@@ -141,14 +159,14 @@ class BalancedAccuracy(Scorer):
         self._counted = self.labels[self._known]
 
     def reduce(self, prediction: Mapping[str, np.ndarray]) -> Prediction:
-        return {"probabilities": np.asarray(prediction["probabilities"])}
+        return {"likelihood": np.asarray(prediction["likelihood"])}
 
     def score(self, reduced: Mapping[str, np.ndarray]) -> float:
-        probabilities = reduced["probabilities"]
-        if not np.isfinite(probabilities.sum()):
+        likelihood = reduced["likelihood"]
+        if not np.isfinite(likelihood.sum()):
             return math.nan
-        classes = probabilities.shape[1]
-        both = self._counted * classes + probabilities.argmax(1)[self._known]
+        classes = likelihood.shape[1]
+        both = self._counted * classes + likelihood.argmax(1)[self._known]
         return balanced_accuracy(np.bincount(both, minlength=classes * classes).reshape(classes, classes))
 
     def take(self, samples: np.ndarray) -> BalancedAccuracy:

@@ -6,7 +6,8 @@ Each is a row of convolutions with pools, then dense layers; scalars (beam energ
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ground.errors import BadInput
-from models.xtcav.config import pool
+from models.xtcav.config import biases, pair
 
 Padding = Literal["same", "valid"]
 
@@ -28,15 +29,25 @@ class Pool:
     padding: Padding = "same"
     kind: Literal["max", "average"] = "max"
 
+    def size(self, pixels: int) -> int:
+        """Pixels a side that are left of so many (0 or less: the side is too small)."""
+        if self.padding == "same":
+            return math.ceil(pixels / self.stride)
+        return (pixels - self.window) // self.stride + 1
+
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution of `side`² (padding SAME), its ReLU and its pool."""
+    """A convolution of `side`² (padding SAME), strides along rows and columns, its ReLU and its pool."""
 
     channels: int
     side: int
     pool: Pool | None
-    stride: int = 1
+    stride: tuple[int, int] = (1, 1)
+
+    def size(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns after the convolution, before the pool."""
+        return math.ceil(shape[0] / self.stride[0]), math.ceil(shape[1] / self.stride[1])
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,7 @@ class Published:
         norm: batch normalisation "after" the pool (and after the dense ReLU), "before" the ReLU, or "none".
         bias: whether layers but the last have one.
         kstd, wstd, last: standard deviations of the initial kernels, dense weights and output weights.
+        biases: initial biases that are not 0, by layer, counted from 1.
         image: rows and columns of the images it was made for.
         outputs: how many classes it told apart.
         variables: how many trainable numbers it then has.
@@ -60,6 +72,7 @@ class Published:
     kstd: float = 0.03
     wstd: float = 0.03
     last: float = 0.03
+    biases: Mapping[int, float] = field(default_factory=dict)
     image: tuple[int, int] = (726, 568)
     outputs: int = 4
     variables: int = 0
@@ -96,7 +109,7 @@ NETS: dict[str, Published] = {
     ),
     # the report of February 2016: lasing or not
     "lasing_report": Published(
-        (Conv(16, 16, Pool(12, 10, kind="average"), stride=2),),
+        (Conv(16, 16, Pool(12, 10, kind="average"), stride=(2, 2)),),
         (),
         kstd=0.01,
         wstd=0.01,
@@ -121,11 +134,13 @@ def published(config: dict[str, Any]) -> Published:
     """The network that NET names, with the settings that change it."""
     if config["NET"] == "convnet_app":
         k1ch, k1dim, k2ch, k2dim, h3u = (config[name] for name in ("K1CH", "K1DIM", "K2CH", "K2DIM", "H3U"))
-        net = convnet_app(k1ch, k1dim, k2ch, k2dim, h3u, Pool(*pool(config["POOL"])))
+        net = convnet_app(k1ch, k1dim, k2ch, k2dim, h3u, Pool(*pair(config, "POOL")))
+        strides = (pair(config, "K1STRD"), pair(config, "K2STRD"))
+        net = replace(net, convs=tuple(replace(c, stride=s) for c, s in zip(net.convs, strides, strict=True)))
     else:
         net = NETS[config["NET"]]
-    kstd, wstd = config["KSTD"], config["WSTD"]
-    return replace(net, kstd=kstd or net.kstd, wstd=wstd or net.wstd, last=wstd or net.last)
+    kstd, wstd = config["KSTD"] or net.kstd, config["WSTD"]
+    return replace(net, kstd=kstd, wstd=wstd or net.wstd, last=wstd or net.last, biases=biases(config))
 
 
 def same_padding(size: int, window: int, stride: int) -> tuple[int, int]:
@@ -134,21 +149,22 @@ def same_padding(size: int, window: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def pad_same(images: Tensor, window: int, stride: int) -> Tensor:
+def pad_same(images: Tensor, window: int, strides: tuple[int, int]) -> Tensor:
     """(n, c, h, w) with the zeros that `same_padding` tells."""
-    rows, columns = (same_padding(size, window, stride) for size in images.shape[-2:])
+    sides = zip(images.shape[-2:], strides, strict=True)
+    rows, columns = (same_padding(size, window, stride) for size, stride in sides)
     return F.pad(images, (*columns, *rows)) if any((*rows, *columns)) else images
 
 
 class SameConv(nn.Conv2d):
-    """A convolution with SAME padding; any stride."""
+    """A convolution with SAME padding; any strides."""
 
-    def __init__(self, inputs: int, outputs: int, side: int, stride: int = 1, bias: bool = True) -> None:
-        super().__init__(inputs, outputs, side, stride, bias=bias)
-        self.side, self.step = side, stride
+    def __init__(self, inputs: int, outputs: int, side: int, strides: tuple[int, int], bias: bool) -> None:
+        super().__init__(inputs, outputs, side, strides, bias=bias)
+        self.side, self.steps = side, strides
 
     def forward(self, images: Tensor) -> Tensor:
-        return super().forward(pad_same(images, self.side, self.step))
+        return super().forward(pad_same(images, self.side, self.steps))
 
 
 class Pooling(nn.Module):
@@ -164,13 +180,14 @@ class Pooling(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         layer = self.layer
-        padded = pad_same(images, layer.window, layer.stride) if layer.padding == "same" else images
+        steps = (layer.stride, layer.stride)
+        padded = pad_same(images, layer.window, steps) if layer.padding == "same" else images
         if layer.kind == "max":
             return F.max_pool2d(padded, layer.window, layer.stride)
         means = F.avg_pool2d(padded, layer.window, layer.stride)
         if padded is images:
             return means
-        there = pad_same(torch.ones_like(images[:1, :1]), layer.window, layer.stride)
+        there = pad_same(torch.ones_like(images[:1, :1]), layer.window, steps)
         return means / F.avg_pool2d(there, layer.window, layer.stride)
 
 
@@ -184,7 +201,7 @@ class PublishedNet(nn.Module):
         outputs: of the last layer.
 
     Raises:
-        BadInput: the images are too small.
+        BadInput: the images are too small, or the network has no layer whose bias is given.
     """
 
     def __init__(self, net: Published, shape: tuple[int, int], scalars: int, outputs: int) -> None:
@@ -192,7 +209,7 @@ class PublishedNet(nn.Module):
         stages: list[nn.Module] = []
         channels = 1
         for conv in net.convs:
-            stages.append(SameConv(channels, conv.channels, conv.side, conv.stride, bias=net.bias))
+            stages.append(SameConv(channels, conv.channels, conv.side, conv.stride, net.bias))
             channels = conv.channels
             if net.norm == "before":
                 stages.append(_norm(channels))
@@ -216,13 +233,17 @@ class PublishedNet(nn.Module):
         self._start(net)
 
     def _start(self, net: Published) -> None:
-        """Normal values cut at two standard deviations, no bias."""
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                std = net.last if module is self.last else net.kstd if isinstance(module, nn.Conv2d) else net.wstd
-                nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        """Normal values cut at two standard deviations; no biases but those asked for."""
+        layers = [module for module in self.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+        for number, module in enumerate(layers, 1):
+            std = net.last if module is self.last else net.kstd if isinstance(module, nn.Conv2d) else net.wstd
+            nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+            if module.bias is not None:
+                nn.init.constant_(module.bias, net.biases.get(number, 0.0))
+        biased = [number for number, module in enumerate(layers, 1) if module.bias is not None]
+        without = sorted(set(net.biases) - set(biased))
+        if without:
+            raise BadInput(f"BIAS: there is no bias in layer {without[0]}; there is in {', '.join(map(str, biased))}")
 
     def forward(self, images: Tensor, scalars: Tensor) -> Tensor:
         """(n, 1, h, w) and (n, S) -> (n, outputs)."""
@@ -243,14 +264,9 @@ def flat_shape(net: Published, shape: tuple[int, int]) -> tuple[int, int]:
     """
     height, width = shape
     for conv in net.convs:
-        height, width = math.ceil(height / conv.stride), math.ceil(width / conv.stride)
-        if conv.pool is None:
-            continue
-        window, stride = conv.pool.window, conv.pool.stride
-        if conv.pool.padding == "same":
-            height, width = math.ceil(height / stride), math.ceil(width / stride)
-        else:
-            height, width = (height - window) // stride + 1, (width - window) // stride + 1
+        height, width = conv.size((height, width))
+        if conv.pool is not None:
+            height, width = conv.pool.size(height), conv.pool.size(width)
         if min(height, width) < 1:
             raise BadInput(f"images of {shape[0]}x{shape[1]} pixels are too small for the pools of this network")
     return height, width

@@ -20,9 +20,11 @@ class Options:
     Attributes:
         path: a glob, a folder, a text file that lists files (globs), one a line, or one HDF5 file.
         generator, options: `xtcav` makes a collection and reads that (see `generate.py` for its options).
+        groups: HDF5 groups that each hold a set of shots; datasets are named within them. Empty: the file itself.
         image: the dataset of images: (shots, H, W), or with several leading axes, whose shots stay together.
         label: integers, one a shot; below zero means no usable label.
-        targets: what a regression predicts; datasets of one number (or several columns) a shot, NaN where absent.
+        targets: what a regression predicts; datasets of one number (or several columns) a shot, NaN where absent: a
+            shot without any counts as one, of what `mask` leaves.
         scalars: datasets of one number a shot that go into the network beside the image.
         mask: a dataset; only shots where it is 1 are used.
         run, seconds, nanoseconds, fiducials: datasets that say when a shot was. Where a file has none, its name and
@@ -44,6 +46,7 @@ class Options:
     path: str = ""
     generator: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
     image: str = "xtcavimg"
     label: str = "acq.peaksLabel"
     targets: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from models.xtcav.data import XtcavData
-from models.xtcav.metrics import calibration_error, confusion, reliability
+from models.xtcav.metrics import calibration_error, confusion, posterior, reliability
 
 ERRORS = 8
 THIN = 120  # pixels a side of an image in the report
@@ -24,17 +24,17 @@ def pictures(data: XtcavData, prediction: Mapping[str, np.ndarray]) -> list[tupl
     known = np.flatnonzero(data.eval.labels >= 0)
     if not len(known):
         return []
-    probabilities, labels = prediction["probabilities"][known], data.eval.labels[known]
-    out = [confusion_matrix(probabilities, labels), reliability_curve(probabilities, labels)]
-    wrong = most_confident_errors(probabilities, labels)
+    likelihood, labels = prediction["likelihood"][known], data.eval.labels[known]
+    out = [confusion_matrix(likelihood, labels), reliability_curve(posterior(likelihood, data.shares), labels)]
+    wrong = most_confident_errors(likelihood, labels)
     if len(wrong):
-        out.append(errors(data, known[wrong], probabilities[wrong], labels[wrong]))
+        out.append(errors(data, known[wrong], likelihood[wrong], labels[wrong]))
     return out
 
 
-def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray) -> tuple[str, Any]:
-    """Counts, coloured by the share of their row."""
-    counts = confusion(labels, probabilities.argmax(1), probabilities.shape[1])
+def confusion_matrix(likelihood: np.ndarray, labels: np.ndarray) -> tuple[str, Any]:
+    """Counts of the likeliest class, coloured by the share of their row."""
+    counts = confusion(labels, likelihood.argmax(1), likelihood.shape[1])
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     names = [str(k) for k in range(len(counts))]
     figure = go.Figure(
@@ -49,7 +49,7 @@ def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray) -> tuple[str
 
 
 def reliability_curve(probabilities: np.ndarray, labels: np.ndarray) -> tuple[str, Any]:
-    """How often the predicted class is right, against how probable it was said to be."""
+    """How often the most probable class is right, against how probable it was said to be."""
     table = reliability(probabilities, labels)
     figure = go.Figure()
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": "#999999"}, showlegend=False)
@@ -58,28 +58,28 @@ def reliability_curve(probabilities: np.ndarray, labels: np.ndarray) -> tuple[st
         x=table[:, 0], y=table[:, 1], error_y={"array": error}, mode="markers+lines", name="share right",
         marker_size=4 + 16 * np.sqrt(table[:, 2] / table[:, 2].max()),
     )  # fmt: skip
-    figure.update_layout(xaxis_title="probability of the predicted class", yaxis_title="share right", height=420)
+    figure.update_layout(xaxis_title="probability of the most probable class", yaxis_title="share right", height=420)
     wrong = calibration_error(probabilities, labels)
     return f"Reliability (expected calibration error {wrong:.3f}; larger marks hold more shots)", figure
 
 
-def most_confident_errors(probabilities: np.ndarray, labels: np.ndarray, most: int = ERRORS) -> np.ndarray:
+def most_confident_errors(likelihood: np.ndarray, labels: np.ndarray, most: int = ERRORS) -> np.ndarray:
     """Rows whose class was missed, those first where it was missed with most certainty."""
-    guess = probabilities.argmax(1)
+    guess = likelihood.argmax(1)
     wrong = np.flatnonzero(guess != labels)
-    return wrong[np.argsort(-probabilities[wrong, guess[wrong]], kind="stable")][:most]
+    return wrong[np.argsort(-likelihood[wrong, guess[wrong]], kind="stable")][:most]
 
 
-def errors(data: XtcavData, rows: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) -> tuple[str, Any]:
+def errors(data: XtcavData, rows: np.ndarray, likelihood: np.ndarray, labels: np.ndarray) -> tuple[str, Any]:
     """The images of some rows, as the network sees them."""
-    guess = probabilities.argmax(1)
+    guess = likelihood.argmax(1)
     order = np.argsort(rows, kind="stable")  # files are read in ascending order
     images = np.empty((len(rows), *data.image_shape), np.float32)
     images[order] = data.eval.images(rows[order])[:, 0]
     ids = data.eval.ids
     titles = [
         f"run {ids['run'][row]} fiducial {ids['fiducials'][row]}<br>truth {true}, predicted {told} ({p:.2f})"
-        for row, true, told, p in zip(rows, labels, guess, probabilities.max(1), strict=True)
+        for row, true, told, p in zip(rows, labels, guess, likelihood.max(1), strict=True)
     ]
     columns = min(4, len(rows))
     lines = -(-len(rows) // columns)

@@ -94,7 +94,7 @@ class ShotPredictor:
         self.network, self.weights, self.batch = network, weights, batch or PREDICT_BATCH
 
     def __call__(self, data: XtcavData | NewShots) -> Prediction:
-        """`probabilities` (n, K), or `values` (n, T) and `presence`; with the shots' ids.
+        """`likelihood` (n, K), or `values` (n, T) and `presence`; with the shots' ids.
 
         Raises:
             BadInput: images or scalars are not those that the network was trained on.

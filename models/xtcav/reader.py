@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import posixpath
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -21,6 +22,7 @@ from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
 
 _OPEN = 64  # files that stay open
+_AT_ONCE, _UNPACKED = 2**20, 2**23  # bytes that are read at once, at their offsets and through the library
 
 
 class ImageReader:
@@ -30,36 +32,63 @@ class ImageReader:
         files: paths.
         name: the dataset of images, (leading axes..., H, W) in each.
         shape, dtype: of one image, in all of them (a file of another type is converted).
+        groups: the HDF5 group of each file that has the dataset (default: the file itself).
     """
 
-    def __init__(self, files: Sequence[Path], name: str, shape: tuple[int, int], dtype: np.dtype) -> None:
-        self.files, self.name, self.shape, self.dtype = tuple(files), name, shape, np.dtype(dtype)
+    def __init__(
+        self,
+        files: Sequence[Path],
+        name: str,
+        shape: tuple[int, int],
+        dtype: np.dtype,
+        groups: Sequence[str] | None = None,
+    ) -> None:
+        self.files, self.shape, self.dtype = tuple(files), shape, np.dtype(dtype)
+        self.names = tuple(posixpath.join(group, name) for group in groups or [""] * len(self.files))
         self._lock = threading.Lock()
+        self._memory = threading.local()
         self._open: OrderedDict[int, _Direct | _Library] = OrderedDict()
 
     @property
     def row_bytes(self) -> int:
         return self.shape[0] * self.shape[1] * self.dtype.itemsize
 
-    def read(self, file: np.ndarray, row: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    def read(self, file: np.ndarray, row: np.ndarray) -> np.ndarray:
         """(n, H, W) images of these rows (row[i] of the file number file[i]), in the order given.
 
-        Args:
-            out: where to read to.
+        Raises: as `portions`.
+        """
+        out = np.empty((len(row), *self.shape), self.dtype)
+        for which, images in self.portions(file, row):
+            out[which] = images
+        return out
+
+    def portions(self, file: np.ndarray, row: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The images of these rows as they lie in the files, some at a time: (their places in `row`, (m, H, W) images).
+
+        Images stay until the next ones are asked for: they are read to the same memory, small enough for the
+        processor's cache, where whoever works on them finds them. Fresh memory costs as much as reading.
 
         Raises:
             BadInput: a file is missing, no HDF5, or has changed its form.
             OSError: a file ends early or cannot be read.
         """
-        out = np.empty((len(row), *self.shape), self.dtype) if out is None else out[: len(row)]
         order = np.lexsort((row, file))
         ends = np.flatnonzero(np.diff(file[order], append=-1)) + 1
-        begin = 0
-        for end in ends:
-            group = order[begin:end]
-            self._handle(int(file[group[0]])).read(row[group], out, group)
-            begin = int(end)
-        return out
+        for group in np.split(order, ends[:-1]) if len(order) else ():
+            handle = self._handle(int(file[group[0]]))
+            buffer = self._buffer(max(1, handle.portion // self.row_bytes))
+            begin = 0
+            for count in handle.fill(row[group], buffer):
+                yield group[begin : begin + count], buffer[:count]
+                begin += count
+
+    def _buffer(self, rows: int) -> np.ndarray:
+        """Memory of this thread's own."""
+        held: np.ndarray | None = getattr(self._memory, "buffer", None)
+        if held is None or len(held) < rows:
+            held = self._memory.buffer = np.empty((rows, *self.shape), self.dtype)
+        return held[:rows]
 
     def _handle(self, number: int) -> _Direct | _Library:
         with self._lock:
@@ -67,7 +96,7 @@ class ImageReader:
                 while len(self._open) >= _OPEN:
                     # whoever reads from it still holds it; it is closed when that ends
                     self._open.popitem(last=False)
-                self._open[number] = _opened(self.files[number], self.name, self.shape, self.dtype)
+                self._open[number] = _opened(self.files[number], self.names[number], self.shape, self.dtype)
             self._open.move_to_end(number)
             return self._open[number]
 
@@ -80,6 +109,8 @@ class ImageReader:
 class _Direct:
     """Rows at known offsets of an open file."""
 
+    portion = _AT_ONCE
+
     def __init__(self, path: Path, offsets: np.ndarray, row_bytes: int) -> None:
         self.path, self.offsets, self.row_bytes = path, offsets, row_bytes
         self.handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -88,29 +119,27 @@ class _Direct:
         if hasattr(self, "handle"):
             os.close(self.handle)
 
-    def read(self, rows: np.ndarray, out: np.ndarray, where: np.ndarray) -> None:
-        if rows.max() >= len(self.offsets):
-            raise BadInput(f"{self.path}: has {len(self.offsets)} shots now, row {rows.max()} is gone")
-        at = self.offsets[rows]
-        # one call for rows that follow each other in the file
-        ends = np.flatnonzero(np.diff(at, append=-1) != self.row_bytes) + 1
-        begin = 0
-        for end in ends:
-            for some in range(begin, int(end), 512):  # buffers that one call takes
-                views = [memoryview(out[i]).cast("B") for i in where[some : min(int(end), some + 512)]]
-                self._fill(views, int(at[some]))
-            begin = int(end)
+    def fill(self, rows: np.ndarray, buffer: np.ndarray) -> Iterator[int]:
+        """Read these rows (ascending) to the buffer, again and again from its beginning; how many are there now."""
+        if rows[-1] >= len(self.offsets):
+            raise BadInput(f"{self.path}: has {len(self.offsets)} shots now, row {rows[-1]} is gone")
+        at, memory = self.offsets[rows].tolist(), buffer.data.cast("B")
+        for begin in range(0, len(at), len(buffer)):
+            some = at[begin : begin + len(buffer)]
+            first = 0
+            for n in range(1, len(some) + 1):
+                # one call for rows that follow each other in the file
+                if n == len(some) or some[n] - some[n - 1] != self.row_bytes:
+                    self._load(memory[first * self.row_bytes : n * self.row_bytes], some[first])
+                    first = n
+            yield len(some)
 
-    def _fill(self, views: list[memoryview], offset: int) -> None:
-        while views:
-            got = os.preadv(self.handle, views, offset)
+    def _load(self, memory: memoryview, offset: int) -> None:
+        while memory:
+            got = os.preadv(self.handle, [memory], offset)
             if got == 0:
                 raise OSError(errno.EIO, "the file ends before its last image", str(self.path))
-            offset += got
-            while views and got >= len(views[0]):
-                got -= len(views.pop(0))
-            if views and got:
-                views[0] = views[0][got:]
+            memory, offset = memory[got:], offset + got
 
 
 class _Library:
@@ -124,24 +153,30 @@ class _Library:
         self.dataset = self.file[name]
         self.inner = int(np.prod(self.dataset.shape[1:-2]))
         self.chunk = self.dataset.chunks[0] if self.dataset.chunks else 1
+        # a chunk that lies in several portions is unpacked for each
+        self.portion = max(_UNPACKED, self.chunk * int(np.prod(self.dataset.shape[1:])) * self.dataset.dtype.itemsize)
 
     def __del__(self) -> None:
         if hasattr(self, "file"):
             self.file.close()
 
-    def read(self, rows: np.ndarray, out: np.ndarray, where: np.ndarray) -> None:
-        entries, shape = rows // self.inner, out.shape[1:]
-        if entries.max() >= self.dataset.shape[0]:
-            raise BadInput(f"{self.path}: has {self.dataset.shape[0]} shots now, row {rows.max()} is gone")
-        # what lies in one chunk is unpacked once, so a gap within a chunk does not end a run
-        ends = np.r_[np.flatnonzero(np.diff(entries) > self.chunk) + 1, len(rows)]
-        begin = 0
-        for end in ends:
-            first, last = int(entries[begin]), int(entries[end - 1])
-            with self.lock:
-                run = self.dataset[first : last + 1].reshape(-1, *shape)
-            out[where[begin:end]] = run[rows[begin:end] - first * self.inner]
-            begin = int(end)
+    def fill(self, rows: np.ndarray, buffer: np.ndarray) -> Iterator[int]:
+        """As `_Direct.fill`."""
+        if rows[-1] // self.inner >= self.dataset.shape[0]:
+            raise BadInput(f"{self.path}: has {self.dataset.shape[0]} shots now, row {rows[-1]} is gone")
+        for start in range(0, len(rows), len(buffer)):
+            some = rows[start : start + len(buffer)]
+            entries = some // self.inner
+            # what lies in one chunk is unpacked once, so a gap within a chunk does not end a run
+            ends = np.r_[np.flatnonzero(np.diff(entries) > self.chunk) + 1, len(some)]
+            begin = 0
+            for end in ends:
+                first, last = int(entries[begin]), int(entries[end - 1])
+                with self.lock:
+                    run = self.dataset[first : last + 1].reshape(-1, *buffer.shape[1:])
+                buffer[begin:end] = run[some[begin:end] - first * self.inner]
+                begin = int(end)
+            yield len(some)
 
 
 def _opened(path: Path, name: str, shape: tuple[int, int], dtype: np.dtype) -> _Direct | _Library:

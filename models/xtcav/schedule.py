@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from ground.errors import BadInput
@@ -33,12 +34,35 @@ class Steps:
         return self.start * self.factor**times
 
 
-def parse_steps(text: str) -> Steps:
-    """`start,factor,every[,floor]`, the order of the original program's `--learning`.
+@dataclass(frozen=True)
+class Inverse:
+    """The rate of Keras' `decay`: start / (1 + decay·step)."""
+
+    start: float
+    decay: float
+
+    def rate(self, step: int) -> float:
+        return self.start / (1 + self.decay * step)
+
+
+_NUMBER = r"(\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?)"
+_INVERSE = re.compile(rf"{_NUMBER}/\(1\+{_NUMBER}\*?t\)")
+
+
+def told(schedule: str) -> bool:
+    """Whether the schedule's text has its own rates, so that neither LR nor a warm-up says anything."""
+    return "," in schedule or "/" in schedule
+
+
+def parse(text: str) -> Steps | Inverse:
+    """`start,factor,every[,floor]`, the order of the original program's `--learning`, or `start/(1+decay*t)`.
 
     Raises:
         BadInput: not such numbers.
     """
+    inverse = _INVERSE.fullmatch(text.replace(" ", ""))
+    if inverse:
+        return Inverse(float(inverse[1]), float(inverse[2]))
     parts = text.split(",")
     try:
         if len(parts) not in (3, 4):
@@ -48,7 +72,8 @@ def parse_steps(text: str) -> Steps:
             raise ValueError
     except ValueError:
         raise BadInput(
-            f"LR.SCHEDULE is {text!r}; it takes cosine, plateau, constant or start,factor,every such as 0.01,0.96,100"
+            f"LR.SCHEDULE is {text!r}; it takes cosine, plateau, constant, start,factor,every such as 0.01,0.96,100 or "
+            "0.01/(1+0.0004*t)"
         ) from None
     return Steps(start, factor, int(every), *floor)
 
@@ -87,14 +112,14 @@ def rate(schedule: str, base: float, step: int, total: int, warmup: int) -> floa
     """The rate of a step.
 
     Args:
-        schedule: "cosine" (to 0 at `total`), "constant", "plateau" (constant here; see `Plateau`), or the text of
-            `Steps`, which has its own start.
+        schedule: "cosine" (to 0 at `total`), "constant", "plateau" (constant here; see `Plateau`), or what `parse`
+            reads, which has its own start.
         base: the largest rate.
         warmup: steps of linear rise before it; the first step already moves.
     """
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    if "," in schedule:
-        return rise * parse_steps(schedule).rate(step)
+    if told(schedule):
+        return rise * parse(schedule).rate(step)
     if schedule == "cosine" and step >= warmup:
         passed = (step - warmup) / max(1, total - warmup)
         return base * max(0.0, 0.5 * (1.0 + math.cos(math.pi * min(1.0, passed))))

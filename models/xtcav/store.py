@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from models.xtcav.index import Index
 from models.xtcav.preprocess import Chain
 from models.xtcav.reader import ImageReader
 
-_PORTION = 8 * 2**20  # bytes of raw images read and preprocessed at once: they stay in the processor's cache
+_PORTION = 8 * 2**20  # bytes of raw images in memory that are preprocessed at once
 
 
 class ImageStore:
@@ -29,12 +28,10 @@ class ImageStore:
         shape, dtype = (reader.shape, reader.dtype) if kind == "raw" else (chain.output_shape, np.dtype(kind))
         self.capacity = min(len(index), int(cache_mb * 2**20 // max(1, int(np.prod(shape)) * dtype.itemsize)))
         self._shape, self._dtype = shape, dtype
-        self._portion = max(1, _PORTION // reader.row_bytes)
         self._memory: np.ndarray | None = None
         self._slot = np.full(len(index), -1, np.int64)
         self._used = 0
         self._lock = threading.Lock()
-        self._buffers = threading.local()
 
     @property
     def cached(self) -> int:
@@ -56,7 +53,7 @@ class ImageStore:
         if len(here):
             assert self._memory is not None
             # in portions, so that raw images do not fill the memory
-            for some in np.array_split(here, -(-len(here) // self._portion)):
+            for some in np.array_split(here, -(-len(here) * self.reader.row_bytes // _PORTION)):
                 kept = self._memory[slot[some]]
                 out[some] = self.chain.rows(kept) if self.kind == "raw" else kept
         absent = np.flatnonzero(slot < 0)
@@ -69,14 +66,9 @@ class ImageStore:
         rows, inverse = np.unique(which[absent], return_inverse=True)
         rows_of = np.argsort(inverse, kind="stable")
         ends = np.searchsorted(inverse[rows_of], np.arange(len(rows) + 1))
-        order = np.lexsort((self.index.row[rows], self.index.file[rows]))
-        portion = self._portion
-        buffer = self._buffer(portion)
-        for begin in range(0, len(order), portion):
+        for some, raw in self.reader.portions(self.index.file[rows], self.index.row[rows]):
             if stop is not None and stop.is_set():
                 return
-            some = order[begin : begin + portion]
-            raw = self.reader.read(self.index.file[rows[some]], self.index.row[rows[some]], buffer)
             if raw.dtype.kind == "f" and not np.isfinite(raw).all():
                 bad = some[np.flatnonzero(~np.isfinite(raw).all((1, 2)))[0]]
                 path, row = self.reader.files[self.index.file[rows[bad]]], self.index.row[rows[bad]]
@@ -87,13 +79,6 @@ class ImageStore:
             self._keep(rows[some], raw if self.kind == "raw" else images)
             for n, image in zip(some, images, strict=True):
                 out[absent[rows_of[ends[n] : ends[n + 1]]]] = image
-
-    def _buffer(self, portion: int) -> np.ndarray:
-        """Memory of this thread's own that is used again and again: fresh pages cost as much as reading."""
-        held: dict[str, Any] = self._buffers.__dict__
-        if "raw" not in held or len(held["raw"]) < portion:
-            held["raw"] = np.empty((portion, *self.reader.shape), self.reader.dtype)
-        return held["raw"][:portion]
 
     def _keep(self, rows: np.ndarray, images: np.ndarray) -> None:
         with self._lock:

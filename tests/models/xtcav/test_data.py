@@ -190,17 +190,67 @@ def test_own_block_takes_what_the_user_names(folder: Path) -> None:
 
 
 def test_measured_screens_are_a_regression(shared: Path) -> None:
-    given = {"path": str(shared / "data/xtcav/awa_screens.h5"), "image": "AWA_run2_train/images", "task": "regression"}
-    data = load({**given, "targets": ["AWA_run2_train/k"], "split": [0.6, 0.2, 0.2]}, "val")
-    assert (data.task, data.classes, data.targets) == ("regression", 0, ("AWA_run2_train/k",))
-    assert len(data.train) + len(data.val) + len(data.test) == 33
+    given = {"path": str(shared / "data/xtcav/awa_screens.h5"), "image": "images", "targets": ["k"], "preprocess": [],
+             "task": "regression", "split": [0.6, 0.2, 0.2]}  # fmt: skip
+    both = ("AWA_run2_train", "AWA_run2_test")
+    data = load({**given, "groups": list(both)}, "val")
+    assert (data.task, data.classes, data.targets, data.report["files"]) == ("regression", 0, ("k",), 1)
+    assert len(data.train) + len(data.val) + len(data.test) == 33 + 30
+    with h5py.File(given["path"]) as file:
+        images = {name: file[name]["images"][()].reshape(-1, 84, 84) for name in both}
+        strengths = {name: file[name]["k"][()].reshape(-1) for name in both}
+    assert {*data.train.ids["file"]} == {0, 1}
     for rows in (data.train, data.val, data.test):
         assert all((rows.blocks == b).sum() == 3 for b in rows.blocks)
         assert all(len(set(rows.targets[rows.blocks == b, 0])) == 1 for b in rows.blocks)
-    with h5py.File(given["path"]) as file:
-        expected = file["AWA_run2_train/images"][()].reshape(33, 84, 84)[data.val.ids["row"]]
-    assert np.array_equal(load({**given, "targets": ["AWA_run2_train/k"], "split": [0.6, 0.2, 0.2], "preprocess": []},
-                               "val").val.images(np.arange(len(data.val)))[:, 0], expected)  # fmt: skip
+        for n, (number, row) in enumerate(zip(rows.ids["file"], rows.ids["row"], strict=True)):
+            assert rows.targets[n, 0] == np.float32(strengths[both[number]][row])
+            assert np.array_equal(rows.images(np.array([n]))[0, 0], images[both[number]][row])
+    assert len(load({**given, "groups": both[0]}, "val").files) == 1
+    new = open_for_prediction(given["path"], data.chain.state(), **data.reading)
+    assert len(new.eval) == 63
+    partly = load({**given, "groups": ["AWA_run2_test", "nowhere"]}, "val")
+    assert "no group nowhere" in partly.report["skipped_files"]["awa_screens.h5/nowhere"]
+    with pytest.raises(BadInput, match="no dataset AWA_run2_test/pictures"):
+        load({**given, "groups": ["AWA_run2_test"], "image": "pictures"}, "val")
+
+
+def test_groups_of_a_file_are_part_of_what_the_data_is(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "two.h5", "w") as file:
+        for name in ("a", "b"):
+            write(tmp_path / "one.h5", np.arange(30) % 3)
+            with h5py.File(tmp_path / "one.h5") as one:
+                for key in one:
+                    one.copy(key, file.require_group(name))
+    given = {"path": str(tmp_path / "two.h5"), "block": 2}
+    first = fingerprint({**given, "groups": ["a"]})
+    both = fingerprint({**given, "groups": ["a", "b"]})
+    assert len({first, both, fingerprint({**given, "groups": ["b"]})}) == 3
+    with h5py.File(tmp_path / "two.h5", "r+") as file:
+        file["b/xtcavimg"][3, 2, 2] += 1
+    assert fingerprint({**given, "groups": ["a"]}) == first
+    assert fingerprint({**given, "groups": ["a", "b"]}) != both
+    with h5py.File(tmp_path / "two.h5", "r+") as file:
+        file["a/xtcavimg"][3, 2, 2] += 1
+    assert fingerprint({**given, "groups": ["a"]}) != first
+
+
+def test_shots_without_any_target_say_that_there_is_none(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pos, height = rng.normal(5, 1, 80), rng.normal(size=80)
+    none, some = np.arange(80) % 4 == 0, np.arange(80) % 4 == 1
+    pos[none | some], height[none] = np.nan, np.nan
+    write(tmp_path / "p.h5", np.zeros(80, int), pos=pos, height=height, good=(np.arange(80) > 9).astype(int))
+    given = {"path": str(tmp_path / "p.h5"), "task": "regression", "targets": ["pos", "height"], "block": 2}
+    data = load({**given, "split": [0.6, 0.2, 0.2]}, "val")
+    assert sum(len(rows) for rows in (data.train, data.val, data.test)) == 80
+    for rows in (data.train, data.val, data.test):  # each part has its share of them
+        assert (~np.isfinite(rows.targets)).all(1).mean() == pytest.approx(0.25, abs=0.07)
+    masked = load({**given, "mask": "good"}, "val")
+    assert sum(len(rows) for rows in (masked.train, masked.val, masked.test)) == 70
+    write(tmp_path / "p.h5", np.zeros(80, int), pos=pos, height=np.full(80, np.nan))
+    with pytest.raises(BadInput, match="target height is absent in all"):
+        load(given, "val")
 
 
 def test_digits_are_a_classification(shared: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ground.errors import BadInput
@@ -167,17 +169,47 @@ def test_weight_decay_is_decoupled(data: XtcavData) -> None:
 def test_class_weights_and_smoothing_reach_the_loss(data: XtcavData) -> None:
     plain, even, root = (heads.head(resolve({"CLASS_WEIGHTS": name}), data) for name in ("none", "balanced", "root"))
     assert isinstance(plain, heads.Classes) and isinstance(even, heads.Classes) and isinstance(root, heads.Classes)
-    assert plain.weights is None and even.weights is not None and root.weights is not None
     counts = data.counts(data.train)
+    assert (plain.weights == 1).all() and plain.drawn.tolist() == pytest.approx((counts / counts.sum()).tolist())
+    assert heads.head(resolve({"SAMPLING": "balanced"}), data).drawn.tolist() == [0.25] * 4  # type: ignore[attr-defined]
     ratio = even.weights[counts.argmin()] / even.weights[counts.argmax()]
     assert float(ratio) == pytest.approx(counts.max() / counts.min(), rel=1e-4)
     assert torch.allclose(root.weights**2, even.weights)
 
 
-def batch(targets: list[list[float]]) -> Batch:
+@given(st.integers(2, 6), st.floats(0, 0.6), st.integers(0, 10_000))
+def test_what_training_added_is_taken_out_of_predictions(classes: int, smoothing: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    likelihood, drawn, weights = (rng.dirichlet(np.full(classes, 2.0), n) for n in (5, 1, 1))
+    p = likelihood * drawn
+    p /= p.sum(1, keepdims=True)
+    fitted = weights * (smoothing / classes + (1 - smoothing) * p)  # where the loss of these labels is least
+    head = heads.Classes(*(torch.tensor(a[0]) for a in (drawn, drawn)), smoothing, torch.tensor(weights[0]))
+    output = torch.tensor(fitted).log()
+    for one in (head, heads.from_state(head.state())):
+        assert np.allclose(one.predict(output)["likelihood"], likelihood, atol=1e-6)
+    labels = torch.arange(classes)
+    # the loss is least there: its gradient, expected over labels of these probabilities, is none
+    leaf = output[:1].clone().requires_grad_()
+    each = torch.stack([head.loss(leaf, batch([[0.0]], int(k))) * weights[0, k] * p[0, k] for k in labels])
+    each.sum().backward()
+    assert leaf.grad is not None and leaf.grad.abs().max() < 1e-6
+
+
+def test_shares_are_those_of_the_data_whatever_training_draws(block: dict[str, Any]) -> None:
+    whole, cut = load(block, "val"), load({**block, "ratio": 1.0}, "val")
+    counts = whole.counts(whole.train)
+    for data in (whole, cut):
+        assert data.shares.tolist() == pytest.approx((counts / counts.sum()).tolist())
+    head = heads.head(resolve({}), cut)
+    assert isinstance(head, heads.Classes) and head.drawn.tolist() == pytest.approx([0.25] * 4)
+    assert head.shares.tolist() == pytest.approx(whole.shares.tolist())
+
+
+def batch(targets: list[list[float]], label: int = -1) -> Batch:
     n = len(targets)
     return Batch(
-        torch.zeros(n, 1, 1, 1), torch.zeros(n, 0), torch.full((n,), -1), torch.tensor(targets), torch.arange(n)
+        torch.zeros(n, 1, 1, 1), torch.zeros(n, 0), torch.full((n,), label), torch.tensor(targets), torch.arange(n)
     )
 
 

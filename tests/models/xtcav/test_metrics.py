@@ -19,6 +19,7 @@ from models.xtcav.metrics import (
     fit_temperature,
     log_losses,
     mean_r2,
+    posterior,
     r2,
     reliability,
     target_scorer,
@@ -42,7 +43,7 @@ def random(n: int, classes: int, seed: int, sharp: float = 1.0) -> tuple[np.ndar
 @given(st.integers(2, 60), st.integers(2, 6), st.integers(0, 1000))
 def test_scores_are_the_references(n: int, classes: int, seed: int) -> None:
     p, y = random(n, classes, seed)
-    guess, scores = p.argmax(1), class_scores(p, y)
+    guess, scores = p.argmax(1), class_scores(p, p.argmax(1), y)
     assert scores["accuracy"] == pytest.approx(reference.accuracy_score(y, guess))
     recalls = [np.mean(guess[y == k] == k) for k in np.unique(y)]
     assert scores["balanced_accuracy"] == pytest.approx(np.mean(recalls))
@@ -50,7 +51,11 @@ def test_scores_are_the_references(n: int, classes: int, seed: int) -> None:
     q = p.astype(float) / p.astype(float).sum(1, keepdims=True)
     assert scores["log_loss"] == pytest.approx(reference.log_loss(y, q, labels=range(classes)), rel=1e-4)
     assert np.array_equal(confusion(y, guess, classes), reference.confusion_matrix(y, guess, labels=range(classes)))
-    assert BalancedAccuracy(y)({"probabilities": p}) == pytest.approx(scores["balanced_accuracy"])
+    assert BalancedAccuracy(y)({"likelihood": p}) == pytest.approx(scores["balanced_accuracy"])
+    other = (guess + 1) % classes
+    wrong = class_scores(p, other, y)
+    assert wrong["accuracy"] == pytest.approx(reference.accuracy_score(y, other))
+    assert wrong["top_accuracy"] == scores["accuracy"]
 
 
 def test_the_six_layer_run() -> None:
@@ -62,16 +67,17 @@ def test_rows_without_a_label_do_not_count() -> None:
     p, y = random(50, 4, 1)
     masked = np.where(np.arange(50) % 3 == 0, -1, y)
     kept = masked >= 0
-    assert class_scores(p, masked) == class_scores(p[kept], y[kept])
-    assert BalancedAccuracy(masked)({"probabilities": p}) == BalancedAccuracy(y[kept])({"probabilities": p[kept]})
-    assert math.isnan(BalancedAccuracy(np.full(50, -1))({"probabilities": p}))
-    assert math.isnan(class_scores(p, np.full(50, -1))["accuracy"])
+    told = p.argmax(1)
+    assert class_scores(p, told, masked) == class_scores(p[kept], told[kept], y[kept])
+    assert BalancedAccuracy(masked)({"likelihood": p}) == BalancedAccuracy(y[kept])({"likelihood": p[kept]})
+    assert math.isnan(BalancedAccuracy(np.full(50, -1))({"likelihood": p}))
+    assert math.isnan(class_scores(p, told, np.full(50, -1))["accuracy"])
 
 
 def test_a_member_that_is_not_finite_scores_nothing() -> None:
     p, y = random(20, 3, 0)
     p[3, 1] = np.nan
-    assert math.isnan(BalancedAccuracy(y)({"probabilities": p}))
+    assert math.isnan(BalancedAccuracy(y)({"likelihood": p}))
 
 
 def test_errors_are_those_of_repeated_draws() -> None:
@@ -79,7 +85,7 @@ def test_errors_are_those_of_repeated_draws() -> None:
     p, _ = random(2000, 4, 5)
     for _ in range(200):
         y = (p.cumsum(1) > rng.random((2000, 1))).argmax(1)
-        scores = class_scores(p, y)
+        scores = class_scores(p, p.argmax(1), y)
         found.append([scores[name] for name in ("accuracy", "balanced_accuracy", "macro_f1")])
         told.append([scores[f"{name}_se"] for name in ("accuracy", "balanced_accuracy", "macro_f1")])
     assert np.std(found, 0) == pytest.approx(np.mean(told, 0), rel=0.2)
@@ -100,24 +106,58 @@ def test_a_temperature_keeps_order_and_sum(raw: np.ndarray, temperature: float) 
         assert np.allclose(back, p, atol=1e-5)
 
 
+EVEN, RARE = np.full(4, 0.25), np.array([0.7, 0.2, 0.06, 0.04])
+
+
+def drawn(n: int, seed: int, sharp: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Likelihoods of classes with the shares `RARE`, and labels; `sharp` as in `random`."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(4, n, p=RARE)
+    evidence = rng.normal(size=(n, 4))
+    # unit noise about 1.5 at the class: the logarithm of the likelihood ratio is 1.5 times what is seen
+    evidence[np.arange(n), labels] += 1.5
+    powers = np.exp(1.5 * evidence * sharp)
+    return powers / powers.sum(1, keepdims=True), labels
+
+
 @given(st.integers(0, 200), st.floats(0.3, 3), st.integers(5, 80))
 def test_the_fitted_temperature_never_harms(seed: int, sharp: float, n: int) -> None:
     p, y = random(n, 4, seed, sharp)
-    fitted = fit_temperature(p, y)
+    fitted = fit_temperature(p, RARE, y)
     assert 0.04 < fitted < 21
-    assert log_losses(apply_temperature(p, fitted), y).mean() <= log_losses(p, y).mean() + 1e-6
+    before, after = (log_losses(posterior(q, RARE), y).mean() for q in (p, apply_temperature(p, fitted)))
+    assert after <= before + 1e-6
 
 
 @pytest.mark.parametrize("sharp", [0.5, 1.0, 2.0])
 def test_the_temperature_that_was_put_in_is_found(sharp: float) -> None:
-    p, y = random(20000, 4, 3, sharp)
-    assert fit_temperature(p, y) == pytest.approx(sharp, rel=0.05)
-    before, after = (calibration_error(q, y) for q in (p, apply_temperature(p, fit_temperature(p, y))))
-    assert after < 0.012 and (sharp == 1.0 or after < before / 3)
+    for (p, y), shares in ((random(20000, 4, 3, sharp), EVEN), (drawn(20000, 3, sharp), RARE)):
+        found = fit_temperature(p, shares, y)
+        assert found == pytest.approx(sharp, rel=0.06)
+        before, after = (calibration_error(posterior(q, shares), y) for q in (p, apply_temperature(p, found)))
+        assert after < 0.012 and (sharp == 1.0 or after < before / 2)
 
 
 def test_no_label_no_temperature() -> None:
-    assert fit_temperature(np.full((3, 2), 0.5), np.full(3, -1)) == 1.0
+    assert fit_temperature(np.full((3, 2), 0.5), np.full(2, 0.5), np.full(3, -1)) == 1.0
+
+
+def test_the_likeliest_class_is_bayes_rule_of_balanced_accuracy() -> None:
+    p, y = drawn(40000, 1)
+    probabilities = posterior(p, RARE)
+    assert np.allclose(probabilities.mean(0), RARE, atol=0.01)  # calibrated to the data's shares
+    by_likelihood, by_probability = (class_scores(probabilities, q.argmax(1), y) for q in (p, probabilities))
+    assert BalancedAccuracy(y)({"likelihood": p}) == by_likelihood["balanced_accuracy"]
+    assert by_likelihood["balanced_accuracy"] > by_probability["balanced_accuracy"] + 0.1
+    assert by_probability["accuracy"] == by_likelihood["top_accuracy"] > by_likelihood["accuracy"] + 0.1
+
+
+@given(probabilities, st.integers(0, 100))
+def test_a_posterior_is_turned_back_by_its_shares(raw: np.ndarray, seed: int) -> None:
+    p = raw / raw.sum(1, keepdims=True)
+    shares = np.random.default_rng(seed).dirichlet(np.full(p.shape[1], 5.0))
+    there = posterior(p, shares)
+    assert np.allclose(there.sum(1), 1) and np.allclose(posterior(there, 1 / shares), p)
 
 
 def test_reliability_counts_every_row() -> None:

@@ -94,9 +94,28 @@ def test_same_gives_the_rounded_up_size(size: int, window: int, stride: int) -> 
 
 
 def test_the_odd_row_of_padding_is_at_the_bottom_right() -> None:
-    padded = pad_same(torch.ones(1, 1, 5, 5), 2, 1)
+    padded = pad_same(torch.ones(1, 1, 5, 5), 2, (1, 1))
     assert padded.shape == (1, 1, 6, 6)
     assert padded[0, 0, :5, :5].all() and not padded[0, 0, 5].any() and not padded[0, 0, :, 5].any()
+
+
+def test_kernels_may_stride_and_biases_begin_anywhere() -> None:
+    settings = {"NET": "convnet_app", "K1STRD": "2,3", "K2STRD": "1,2", "BIAS": "1:0.1,3:-0.5", "POOL": "3,2"}
+    network = build(resolve(settings), (64, 60), 0, 4)
+    shapes, images = [], torch.zeros(2, 1, 64, 60)
+    for stage in network.convs:  # type: ignore[attr-defined, union-attr]
+        images = stage(images)
+        shapes.append(tuple(images.shape[2:]))
+    # SAME: rows and columns over the stride, rounded up
+    assert shapes == [(32, 20), (32, 20), (16, 10), (16, 5), (16, 5), (8, 3)]
+    assert flat_shape(published(resolve(settings)), (64, 60)) == (8, 3)
+    assert network(torch.zeros(2, 1, 64, 60), torch.zeros(2, 0)).shape == (2, 4)
+    layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert [{round(v, 6) for v in m.bias.tolist()} for m in layers] == [{0.1}, {0.0}, {-0.5}, {0.0}]
+    with pytest.raises(BadInput, match="no bias in layer 5; there is in 1, 2, 3, 4"):
+        build(resolve({**settings, "BIAS": "5:1"}), (64, 60), 0, 4)
+    with pytest.raises(BadInput, match="no bias in layer 1; there is in 6"):
+        build(resolve({"NET": "two_colour", "BIAS": "1:1"}), (363, 284), 0, 4)
 
 
 def test_shapes_of_the_seeds_net() -> None:

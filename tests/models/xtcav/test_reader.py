@@ -34,7 +34,7 @@ def reader_of(paths: list[Path]) -> ImageReader:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_come_in_the_order_asked_for(tmp_path: Path, kind: str) -> None:
+def test_rows_come_in_the_order_asked_for(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [tmp_path / f"{n}.h5" for n in range(2)]
     for n, path in enumerate(paths):
         with h5py.File(path, "w") as file:
@@ -45,12 +45,32 @@ def test_rows_come_in_the_order_asked_for(tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(0)
     file, row = rng.integers(0, 2, 40), rng.integers(0, 20, 40)
     assert numbers(reader.read(file, row)).tolist() == (50 * file + row).tolist()
+    monkeypatch.setattr(_Direct, "portion", 3 * 60)
+    monkeypatch.setattr("models.xtcav.reader._UNPACKED", 3 * 60)
+    reader.close()
+    found, ends = [], set()
+    for which, images in reader.portions(file, row):
+        assert numbers(images).tolist() == (50 * file + row)[which].tolist() and len(images) <= 4
+        found += which.tolist()
+        ends.add(images.ctypes.data)
+    # each row once, as they lie in the files, to the same memory
+    assert sorted(found) == list(range(40)) and len(ends) == 1
+    assert np.array_equal((50 * file + row)[found], np.sort(50 * file + row))
     slow = kind in ("tiles", "compressed", "never written", "big endian")
-    assert all(isinstance(found, _Library if slow else _Direct) for found in reader._open.values())
+    assert all(isinstance(one, _Library if slow else _Direct) for one in reader._open.values())
     reader.close()
     assert numbers(reader.read(file[:3], row[:3])).tolist() == (50 * file + row)[:3].tolist()
     if kind == "never written":
         assert (reader.read(np.zeros(1, int), np.array([25])) == 0).all()
+
+
+def test_a_portion_holds_whole_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.xtcav.reader._UNPACKED", 60)  # a row
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        images = np.stack([image(i) for i in range(30)])
+        file.create_dataset("x", data=images, chunks=(10, *SHAPE), compression="gzip")
+    found = list(reader_of([tmp_path / "a.h5"]).portions(np.zeros(30, int), np.arange(30)))
+    assert [len(which) for which, _ in found] == [10, 10, 10]  # so each chunk is unpacked once
 
 
 def test_several_leading_axes(tmp_path: Path) -> None:

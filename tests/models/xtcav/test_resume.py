@@ -1,0 +1,77 @@
+"""A search that is killed with -9, within trials and between them, ends as one that nobody disturbed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from tests.tuner.test_study import ended, kill, search, start, wait_for, whole
+
+# trials longer than the half minute after which a trial writes what it goes on from
+SETTINGS = {"NET": "residual", "DEPTH": 3, "GRID": 2, "HIDDEN": 16, "BATCH_SIZE": 8, "EPOCHS": 320, "EVALS": 300,
+            "AVERAGE": 0.999, "LR.SCHEDULE": "plateau", "SAMPLING": "weighted", "GAIN": 0.1}  # fmt: skip
+SPACE = {
+    "WIDTH": {"randint": [6, 9]},
+    "LR": {"loguniform": [1e-3, 1e-2]},
+    "CLASS_WEIGHTS": {"choice": ["none", "root", "balanced"]},
+}
+ONE = ("--workers", 1)  # with several, which proposal knows of which result is a matter of time
+CLOCK = ["seconds", "read_ms", "train_ms", "eval_ms"]
+
+
+def scores(study: Path) -> pd.DataFrame:
+    """`models.csv` without names and times."""
+    frame = pd.read_csv(study / "models.csv", index_col=0).drop(columns=[*CLOCK, "trial_id", "path"])
+    return frame.sort_values(["balanced_accuracy", "log_loss", "step", "val_ckpt"]).reset_index(drop=True)
+
+
+def ensemble(study: Path) -> dict[str, Any]:
+    """Members with their weights, scores and calibration, and what they predict; without names."""
+    found = json.loads((study / "ensemble/ensemble.json").read_text())
+    members = [{k: m[k] for k in ("val_ckpt", "weight", "score", "settings")} for m in found["members"]]
+    with h5py.File(study / "ensemble/validation.h5") as file:
+        predicted = {name: np.asarray(file[name]).tolist() for name in file}
+    return {"members": members, "predicted": predicted, **{k: found[k] for k in ("scores", "calibration", "size")}}
+
+
+@pytest.mark.slow
+def test_a_killed_search_ends_as_one_left_alone(block: dict[str, Any], tmp_path: Path) -> None:
+    space = tmp_path / "small.yaml"
+    space.write_text(
+        yaml.safe_dump({"family": "xtcav", "data": block, "fixed": SETTINGS, "space": SPACE, "budget": {"samples": 2}})
+    )
+    plain, cut = tmp_path / "plain", tmp_path / "cut"
+    done = search(space, plain, *ONE)
+    assert done.returncode == 0, done.stderr
+
+    def written(pattern: str, many: int = 1) -> bool:
+        return len(list(cut.glob(pattern))) >= many
+
+    moments = {
+        "as a trial begins": lambda: written("trials/*/config.json"),
+        "between validations": lambda: written("trials/*/metrics.csv"),
+        "after a checkpoint to go on from": lambda: written("trials/*/last.safetensors"),
+        "after a trial": lambda: written("trials/*/result.json"),
+        "in a later trial": lambda: written("trials/*/last.safetensors") and written("trials/*/result.json"),
+    }
+    before: dict[Path, bytes] = {}
+    for moment, reached in moments.items():
+        process = start(space, cut, *ONE)
+        wait_for(reached, process, 240)
+        assert reached() and process.poll() is None, moment
+        kill(process)
+        whole(cut)
+        assert all(path.read_bytes() == content for path, content in before.items()), moment
+        before = {path: path.read_bytes() for path in cut.glob("trials/*/result.json")}
+    done = search(space, cut, *ONE)
+    assert done.returncode == 0, done.stderr
+    assert "resuming study" in done.stdout and len(ended(cut)) == 2
+    pd.testing.assert_frame_equal(scores(cut), scores(plain))
+    assert json.dumps(ensemble(cut)) == json.dumps(ensemble(plain))
