@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,30 @@ import pandas as pd
 import pytest
 import yaml
 
+from models.base import Place
+from models.xtcav import FAMILY
 from tests.tuner.test_study import ended, kill, search, start, wait_for, whole
 
-# trials longer than the half minute after which a trial writes what it goes on from
-SETTINGS = {"NET": "residual", "DEPTH": 3, "GRID": 2, "HIDDEN": 16, "BATCH_SIZE": 8, "EPOCHS": 320, "EVALS": 300,
+SETTINGS = {"NET": "residual", "DEPTH": 3, "GRID": 2, "HIDDEN": 16, "BATCH_SIZE": 8,
             "AVERAGE": 0.999, "LR.SCHEDULE": "plateau", "SAMPLING": "weighted", "GAIN": 0.1}  # fmt: skip
-SPACE = {
+SPACE: dict[str, dict[str, list[Any]]] = {
     "WIDTH": {"randint": [6, 9]},
     "LR": {"loguniform": [1e-3, 1e-2]},
     "CLASS_WEIGHTS": {"choice": ["none", "root", "balanced"]},
 }
 ONE = ("--workers", 1)  # with several, which proposal knows of which result is a matter of time
+SECONDS = 70  # of a trial; after half a minute it writes what it can go on from
 CLOCK = ["seconds", "read_ms", "train_ms", "eval_ms"]
+
+
+def steps(block: dict[str, Any]) -> int:
+    """Of a trial that lasts about `SECONDS` here."""
+    settings = FAMILY.check({**SETTINGS, "WIDTH": SPACE["WIDTH"]["randint"][0], "STEPS": 10**6, "EVALS": 10**6})
+    learner = FAMILY.learner(settings, FAMILY.load(block, "val"), Place(), 0)
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < 3:
+        learner.train_piece()
+    return round(SECONDS * learner.steps / (time.perf_counter() - begun))
 
 
 def scores(study: Path) -> pd.DataFrame:
@@ -44,8 +57,10 @@ def ensemble(study: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_killed_search_ends_as_one_left_alone(block: dict[str, Any], tmp_path: Path) -> None:
     space = tmp_path / "small.yaml"
+    many = steps(block)
+    fixed = {**SETTINGS, "STEPS": many, "EVALS": many // 7}
     space.write_text(
-        yaml.safe_dump({"family": "xtcav", "data": block, "fixed": SETTINGS, "space": SPACE, "budget": {"samples": 2}})
+        yaml.safe_dump({"family": "xtcav", "data": block, "fixed": fixed, "space": SPACE, "budget": {"samples": 2}})
     )
     plain, cut = tmp_path / "plain", tmp_path / "cut"
     done = search(space, plain, *ONE)
