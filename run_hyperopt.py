@@ -49,6 +49,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--scheduler", default="none", help="none (default) or asha (stop the worse trials early)")
     add("--warm-start", metavar="CSV", type=Path, help="tell the searcher of an earlier study's models.csv")
     add("--keep", type=int, help="checkpoints kept on disk (default: the search space's budget)")
+    add("--checkpoint-seconds", type=float, default=30.0, metavar="S",
+        help="how often a running trial writes what it can go on from (default 30)")  # fmt: skip
     add("--overwrite", action="store_true", help="delete the study of this name and start over")
     add = parser.add_argument_group("on what").add_argument
     add("--workers", type=int, help="trials side by side (default: as many as fit)")

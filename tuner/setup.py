@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,6 +64,8 @@ def resolve(arguments: argparse.Namespace) -> Request:
     keep = space.budget["keep"] if arguments.keep is None else arguments.keep
     if keep < 1:
         raise BadInput(f"--keep {keep}: at least one checkpoint must stay")
+    if not 0 <= arguments.checkpoint_seconds < math.inf:
+        raise BadInput(f"--checkpoint-seconds {arguments.checkpoint_seconds:g}: must be a time")
     if arguments.seed < 0:
         raise BadInput(f"--seed {arguments.seed}: must not be negative")
     _one_of("--searcher", arguments.searcher, searchers.names())
@@ -95,6 +98,7 @@ def resolve(arguments: argparse.Namespace) -> Request:
         gpus_per_trial=arguments.gpus_per_trial,
         address=arguments.address,
         keep=keep,
+        checkpoint_seconds=arguments.checkpoint_seconds,
         verbose=arguments.verbose,
         warm_start=arguments.warm_start,
     )

@@ -24,8 +24,9 @@ SPACE: dict[str, dict[str, list[Any]]] = {
     "LR": {"loguniform": [1e-3, 1e-2]},
     "CLASS_WEIGHTS": {"choice": ["none", "root", "balanced"]},
 }
-ONE = ("--workers", 1)  # with several, which proposal knows of which result is a matter of time
-SECONDS = 70  # of a trial; after half a minute it writes what it can go on from
+# with several workers, which proposal knows of which result is a matter of time
+ONE = ("--workers", 1, "--checkpoint-seconds", 1)
+SECONDS = 10  # of a trial
 CLOCK = ["seconds", "read_ms", "train_ms", "eval_ms"]
 
 
