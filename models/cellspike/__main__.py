@@ -56,7 +56,7 @@ def _parser(reports: bool) -> argparse.ArgumentParser:
     calibrate.set_defaults(call=_calibrate)
 
     pack = verbs.add_parser("pack", help="raw cells become packs; a killed run goes on")
-    pack.add_argument("cells", nargs="+", type=Path, help=_CELLS)
+    pack.add_argument("cells", nargs="*", type=Path, help=f"{_CELLS} (default: the conf's)")
     pack.add_argument("--conf", type=Path, required=True)
     pack.add_argument("-o", "--out", type=Path, help="folder (default: the conf's outPath)")
     pack.add_argument("--mean", type=int, default=5, metavar="BINS", help="bins that become one (default: 5)")
@@ -117,7 +117,7 @@ def _pack(given: argparse.Namespace) -> None:
     from models.cellspike.pack import pack
 
     conf = Conf.of(given.conf)
-    for cell in find(given.cells):
+    for cell in find(given.cells or [conf.inp / name for name in conf.probes]):
         print(pack(cell, conf, given.out, given.mean))
 
 

@@ -526,8 +526,11 @@ def test_as_a_user(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     conf, packs, out = tmp_path / "a.conf.yaml", tmp_path / "p", tmp_path / "practice2c.data.h5"
     assert main(["calibrate", str(raw), "-o", str(conf), "--packs", str(packs), "--goals", "soma", "axon_150um"]) == 0
     assert "gIhbar.Ih.den: centP" in capsys.readouterr().out
-    assert main(["pack", str(raw), "--conf", str(conf)]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert main(["pack", str(raw / "bbp0541"), "--conf", str(conf)]) == 0
+    assert main(["pack", "--conf", str(conf)]) == 0
+    assert [Path(line).name[:7] for line in capsys.readouterr().out.splitlines()] == [
+        "bbp0541", "bbp0541", "bbp0542", "bbp0543",
+    ]  # fmt: skip
     assert main(["meta", str(packs), "--witness", "bbp0543"]) == 0
     assert main(["aggregate", str(packs), "-o", str(out), "--name", "practice2c", "--cells", "bbp0541", "bbp0542"]) == 0
     assert arrays(out)["train_frames"].shape == (34, 8, 2)
