@@ -179,6 +179,9 @@ def test_cells_in_the_raw_layout(tmp_path: Path) -> None:
     assert len(stim["stimFunc"]) == 200 and np.ptp(stim["stimFunc"]) > 0.5
     with pytest.raises(BadInput, match="other options"):
         generate.write_cells({**SMALL, "seed": 3}, tmp_path / "raw", 1)
+    other = generate.write_cells({**SMALL, "seed": 3}, tmp_path / "other", 1)[0]
+    with h5py.File(other.path(2)) as file:
+        assert not np.array_equal(file["unit_par"][()], unit)
 
 
 def test_the_demo(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

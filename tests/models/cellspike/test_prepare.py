@@ -241,7 +241,8 @@ def test_bad_rows_are_dropped_and_counted(raw: Path, tmp_path: Path, capfd: pyte
     fewer = arrays(pack(cell, conf, tmp_path / "fewer"))
     assert "1 bad ones dropped" in capfd.readouterr().err
     assert len(fewer["train_frames"]) == 16
-    assert np.array_equal(fewer["train_phys_par"], np.delete(whole["train_phys_par"], 12 + 3 - 4, 0))
+    for name in ("train_phys_par", "train_frames"):
+        assert np.array_equal(fewer[name], np.delete(whole[name], 12 + 3 - 4, 0))
 
 
 def test_a_tab_in_a_meta_file(raw: Path, tmp_path: Path) -> None:
@@ -450,6 +451,8 @@ def test_many_cells_shuffled(packs: Path, tmp_path: Path) -> None:
             known = {frame.tobytes(): row for row, frame in enumerate(own[f"{split}_frames"])}
             rows = [known[frame.tobytes()] for frame in found[f"{split}_frames"][mine]]
             assert len(set(rows)) == len(rows) and rows != sorted(rows)
+            spare = file.rows[split] > len(rows)
+            assert (max(rows) >= len(rows)) == spare, "of a cell that has more, rows are drawn from all"
             assert np.array_equal(own[f"{split}_unitStar_par"][rows], found[f"{split}_unitStar_par"][mine])
     # whoever knows only this file can say what its rows mean
     bias = np.array([meta["utrans_bias"][cell] for cell in meta["cellNameList"]])[found["train_cell"]]
