@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.cellspike.keras import KerasNet
-from models.cellspike.tower import Stack, Tower, flattened
+from models.cellspike.tower import Inverter, Stack, Tower
 
 
-class TorchNet(nn.Module):
+class TorchNet(Inverter):
     """The later PyTorch design: convolution, maximum, ReLU; dense layers with ReLU and dropout; outputs unbounded.
 
     Args:
@@ -41,19 +40,12 @@ class TorchNet(nn.Module):
         flat_norm: bool = False,
         legacy: bool = False,
     ) -> None:
-        super().__init__()
-        self.towers = nn.ModuleList(Tower(stack, bins, probes, legacy=legacy) for _ in range(towers))
-        units = sum(int(tower.units) for tower in self.towers)  # type: ignore[arg-type]
-        self.flat = nn.BatchNorm1d(units) if flat_norm else nn.Identity()
+        made = [Tower(stack, bins, probes, legacy=legacy) for _ in range(towers)]
+        super().__init__(made, dense, outputs, features, nn.BatchNorm1d if flat_norm else None)
         self.dropout = dropout
-        widths = [units + features, *dense]
-        self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
-        self.last = nn.Linear(widths[-1], outputs)
 
     def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
-        flat = self.flat(flattened(self.towers, x))
-        if features is not None:
-            flat = torch.cat([flat, features], 1)
+        flat = self.flattened(x, features)
         for layer in self.dense:
             flat = F.dropout(F.relu(layer(flat)), self.dropout, self.training)
         return self.last(flat)

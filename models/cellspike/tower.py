@@ -7,7 +7,8 @@ channels side by side: on a CPU about 1.5 times as fast as nn.Conv1d and nn.MaxP
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +47,8 @@ class Stack:
         blocks = tuple(
             (int(settings[f"FILTERS_{n}"]), int(settings[f"KERNEL_{n}"]), int(settings[f"POOL_{n}"])) for n in numbers
         )
-        slots = (int(settings.get(f"{kind}_SLOT", NEVER)) for kind in ("BATCH_NORM_CNN", "INSTANCE_NORM"))
-        return Stack(blocks, *slots, bool(settings.get("LAYER_NORM", False)))
+        batch, instance = (int(settings.get(name, NEVER)) for name in ("BATCH_NORM_CNN_SLOT", "INSTANCE_NORM_SLOT"))
+        return Stack(blocks, batch, instance, bool(settings.get("LAYER_NORM", False)))
 
     def shapes(self, bins: int) -> list[tuple[str, int]]:
         """The length after each layer.
@@ -58,7 +59,8 @@ class Stack:
         Raises:
             BadInput: a kernel or pool is longer than what is left; the message names the layer.
         """
-        out, length = [], bins
+        out: list[tuple[str, int]] = []
+        length = bins
         for number, (_, kernel, pool) in enumerate(self.blocks, 1):
             for layer, setting, size, left in (
                 ("conv", "KERNEL", kernel, length - kernel + 1),
@@ -112,7 +114,7 @@ class Tower(nn.Module):
         stack: what it is made of.
         bins, channels: of the input.
         slope: of the activation below 0.
-        norm: options of batch normalisation.
+        norm: batch normalisation of so many channels.
         legacy: reshape the input to (n, channels, bins) instead of transposing it.
         channels_first: the order of the flat vector, as torch (True) or Keras flattens.
 
@@ -126,7 +128,7 @@ class Tower(nn.Module):
         bins: int,
         channels: int,
         slope: float = 0.0,
-        norm: Mapping[str, float] | None = None,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm1d,
         legacy: bool = False,
         channels_first: bool = True,
     ) -> None:
@@ -139,7 +141,7 @@ class Tower(nn.Module):
         def normalise(width: int, length: int) -> None:
             nonlocal modules
             if modules == stack.batch_slot:
-                layers.append(Row(nn.BatchNorm1d(width, **dict(norm or {}))))
+                layers.append(Row(norm(width)))
                 modules += 1
             if modules == stack.instance_slot:
                 if length < 2:
@@ -164,8 +166,37 @@ class Tower(nn.Module):
         return x.flatten(1) if self.channels_first else x.permute(0, 2, 3, 1).flatten(1)
 
 
-def flattened(towers: nn.ModuleList, x: Tensor) -> Tensor:
-    """What one tower puts out for (n, bins, probes), or several for (n, bins, probes, towers), side by side."""
-    if len(towers) == 1:
-        return towers[0](x.flatten(2))
-    return torch.cat([tower(x[..., number]) for number, tower in enumerate(towers)], 1)
+class Inverter(nn.Module):
+    """The parts of both designs: towers, the flat vector's normalisation, dense layers.
+
+    Args:
+        towers: a CNN, or one a stimulus.
+        dense: units of the dense layers.
+        outputs: of the last layer.
+        features: how many join before the dense layers.
+        norm: of the flat vector, from its length (None: none).
+    """
+
+    def __init__(
+        self,
+        towers: Sequence[Tower],
+        dense: Sequence[int],
+        outputs: int,
+        features: int = 0,
+        norm: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList(towers)
+        units = sum(tower.units for tower in towers)
+        self.flat = nn.Identity() if norm is None else norm(units)
+        widths = [units + features, *dense]
+        self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        self.last = nn.Linear(widths[-1], outputs)
+
+    def flattened(self, x: Tensor, features: Tensor | None) -> Tensor:
+        """What towers put out for (n, bins, probes) or (n, bins, probes, towers), and features, side by side."""
+        if len(self.towers) == 1:
+            flat = self.flat(self.towers[0](x.flatten(2)))
+        else:
+            flat = self.flat(torch.cat([tower(x[..., number]) for number, tower in enumerate(self.towers)], 1))
+        return flat if features is None else torch.cat([flat, features], 1)
