@@ -141,7 +141,7 @@ def own_block(path: str, block: Mapping[str, Any]) -> dict[str, Any]:
 
 def _files(options: Options) -> tuple[list[Path], str]:
     if options.generator:
-        place = generate.ensure(options.options)
+        place = generate.demo(options.options)
         return resolve_files(str(place))[0], f"generated neurons ({place.name})"
     found = [file for path in options.path for file in resolve_files(path)[0]]
     return list(dict.fromkeys(found)), ", ".join(options.path)
