@@ -135,7 +135,7 @@ def first_traces(data: CellData) -> Picture:
     """The first evaluated traces."""
     segment = data.eval.segments[0]
     traces = data.eval.block(segment, 0, min(_TRACES, len(segment)), targets=False)[0][:_TRACES]
-    return waveforms(traces.float().numpy(), data.step_ms, data.reading.probes)
+    return waveforms(traces.float().flatten(2).numpy(), data.step_ms, data.reading.probes)
 
 
 def spread_and_error(spread: np.ndarray, residual: np.ndarray) -> Picture:
@@ -150,22 +150,22 @@ def spread_and_error(spread: np.ndarray, residual: np.ndarray) -> Picture:
 
 
 def waveforms(traces: np.ndarray, step_ms: float, probes: Sequence[str]) -> Picture:
-    """Some traces as the network takes them: (n, bins, probes) or (n, bins, probes, stimuli)."""
-    traces = traces.reshape(*traces.shape[:2], -1)
+    """Some traces (n, bins, channels), a channel each probe, or each probe under each stimulus (stimuli last)."""
     figure = make_subplots(len(traces), 1, shared_xaxes=True, vertical_spacing=0.05)
     thin = max(1, traces.shape[1] // _POINTS)
     time = np.round(np.arange(0, traces.shape[1], thin) * step_ms, 4)
     colors = [color for color, _ in _COMPARTMENTS.values()]
     for row, trace in enumerate(traces, 1):
         for channel in range(trace.shape[1]):
+            name = probes[channel * len(probes) // trace.shape[1]]
             figure.add_scatter(
-                x=time, y=np.round(trace[::thin, channel].astype(float), 4), name=probes[channel % len(probes)],
+                x=time, y=np.round(trace[::thin, channel].astype(float), 4), name=name,
                 legendgroup=str(channel), showlegend=row == 1, row=row, col=1,
                 line={"color": colors[channel % len(colors)], "width": 1},
             )  # fmt: skip
     figure.update_layout(height=110 + 160 * len(traces))
     figure.update_xaxes(title_text="ms", row=len(traces), col=1)
-    return f"The first {len(traces)} traces as the network takes them (normalised)", figure
+    return f"The first {len(traces)} traces as they are stored, normalised", figure
 
 
 def unit_histograms(names: Sequence[str], prediction: np.ndarray, truth: np.ndarray | None, symbol: str) -> Picture:

@@ -42,7 +42,7 @@ def report_main(given: argparse.Namespace) -> int:
     scored = score(given.prediction, given.data, given.rows, given.witness)
     paths = write(scored, given.output, given.domain, given.overwrite)
     found = scored.found
-    print(f"{found.samples:,} rows of {scored.cells_told}: mean squared error {found.loss:.5f}")
+    print(f"{found.samples:,} rows of {scored.told}: mean squared error {found.loss:.5f}")
     if scored.practice is not None and scored.witness is not None:
         print(f"practice cells {scored.practice.loss:.5f}, witness cells {scored.witness.loss:.5f}")
     print("\n".join(_verdict(found)))
@@ -64,7 +64,7 @@ def write(scored: Scored, folder: Path, domain: str, overwrite: bool = False) ->
             raise BadInput(f"{path} exists; give --overwrite to replace it")
     _csv(table, scored.found.table())
     if scored.physical is not None:
-        units = scored.data.units.units if scored.data.units is not None else ("",) * len(scored.found.names)
+        units = scored.attributes["units"] or [""] * len(scored.found.names)
         names = [f"{n} ({u})" if u else n for n, u in zip(scored.found.names, units, strict=True)]
         for path, values in zip((predicted, true), scored.physical, strict=True):
             _csv(path, pd.concat([scored.ids, pd.DataFrame(values, columns=names)], axis=1))
@@ -79,7 +79,7 @@ def summarised(scored: Scored, domain: str) -> dict[str, Any]:
 
     `residual_mean_std` is signed (truth − prediction), as it was before 2025.
     """
-    found, data = scored.found, scored.data
+    found, pack = scored.found, scored.pack
     table = found.table()
     each = [
         {
@@ -99,14 +99,14 @@ def summarised(scored: Scored, domain: str) -> dict[str, Any]:
         f"{domain}LossMSE": _round(found.loss),
         "numSamples": found.samples,
         "lossThrHi": BAD,
-        "inpShape": [data.bins, data.probes, *([data.towers] if data.towers > 1 else [])],
-        "short_name": str(scored.ids["cell"].iloc[0]) if scored.ids["cell"].nunique() == 1 else scored.cells_told,
+        "inpShape": [pack.bins, len(pack.probes), *([len(pack.stims)] if len(pack.stims) > 1 else [])],
+        "short_name": scored.told,
         "modelDesign": str(scored.attributes.get("study", scored.source.stem)),
         "residual_mean_std": [
             [row["conductance"], _round(row["mean"]), _round(row["std"]), _round(row["rmse"] ** 2)]
             for row in table.to_dict("records")
         ],
-        "space": "u*" if data.reading.starred else "u",
+        "space": scored.symbol,
         "meanPredictorMSE": _round(scored.baseline),
         "conductances": each,
         "identifiability": {kind: [e["name"] for e in each if e["class"] == kind] for kind in _KINDS},
@@ -138,8 +138,7 @@ def _verdict(found: Residuals) -> list[str]:
 def _page(scored: Scored, domain: str) -> str:
     import plotly.io as pio
 
-    found, data = scored.found, scored.data
-    symbol = "u*" if data.reading.starred else "u"
+    found, pack, symbol = scored.found, scored.pack, scored.symbol
     sections = [
         plots.against_truth(scored.prediction, scored.truth, found, symbol),
         plots.identifiability(found),
@@ -147,11 +146,16 @@ def _page(scored: Scored, domain: str) -> str:
     if scored.practice is not None and scored.witness is not None:
         sections.append(plots.practice_and_witness(scored.practice, scored.witness))
     if scored.ids["cell"].nunique() > 1:
-        apart = plots.cells_apart(scored.prediction, scored.truth, scored.cells, data.cells, scored.unseen)
+        apart = plots.cells_apart(
+            scored.prediction, scored.truth, scored.cells, scored.attributes["cells"], scored.unseen
+        )
         sections.append(apart)
     if scored.spread is not None:
         sections.append(plots.spread_and_error(scored.spread, scored.truth - scored.prediction))
-    sections += [plots.first_traces(data), plots.unit_histograms(found.names, scored.prediction, scored.truth, symbol)]
+    sections += [
+        plots.waveforms(scored.traces, pack.step_ms, pack.probes),
+        plots.unit_histograms(found.names, scored.prediction, scored.truth, symbol),
+    ]
     body = []
     for number, (caption, figure) in enumerate(sections):
         # the first figure brings the library along: the page needs no network
@@ -159,11 +163,11 @@ def _page(scored: Scored, domain: str) -> str:
         body.append(f"<section><h2>{html.escape(caption)}</h2>{drawn}</section>")
     facts = [
         ("loss", f"{found.loss:.5f} (a predictor of the mean: {scored.baseline:.5f})"),
-        ("rows", f"{found.samples:,} of {scored.cells_told}, domain {domain}"),
-        ("traces", f"{data.bins} bins of {data.step_ms:g} ms, probes {', '.join(data.reading.probes)}"),
-        ("stimuli", f"{', '.join(data.reading.stims)} ({data.reading.stimuli})"),
+        ("rows", f"{found.samples:,} of {scored.told}, domain {domain}"),
+        ("traces", f"{pack.bins} bins of {pack.step_ms:g} ms, probes {', '.join(pack.probes)}"),
+        ("stimuli", ", ".join(pack.stims)),
         ("prediction", scored.source.name),
-        *((str(name), str(value)) for name, value in scored.attributes.items()),
+        *((name, str(scored.attributes[name])) for name in ("study", "members") if name in scored.attributes),
         *((line.partition(": ")[0], line.partition(": ")[2]) for line in _verdict(found)),
     ]
     rows = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in facts)

@@ -13,13 +13,14 @@ import pandas as pd
 
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
-from models.cellspike.data import CellData, NewTraces
+from ground.listing import resolve_files
+from models.cellspike.packs import SPLITS, Pack
 from models.cellspike.statistics import Residuals, residuals
+from models.cellspike.worlds import open_pack
 
-IDS = ("file", "split", "row", "stim")
-"""What a row is found by; `stim` where each stimulus is a sample."""
-ABOUT = "data"
-"""The attribute of a prediction file that says how its traces were read (JSON of `CellData.about`)."""
+_IDS = ("file", "split", "row", "cell")
+_LISTS = ("names", "cells", "files", "units")
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,13 @@ class Scored:
 
     Attributes:
         source: the prediction file.
-        attributes: what it says of itself.
-        data: the rows.
+        attributes: what it says of itself: study, members, names, cells, units, target ("ustar" or "u").
+        pack: the file of the first row.
+        traces: (n, bins, probes · stimuli) of some rows, as packed.
         prediction, truth: (N, P) in the learned space.
+        spread: (N, P) standard deviation over the members; None where the file has none.
         physical: predicted, true (N, P) in physical units; None where that is not known.
-        spread: (N, P) standard deviation over the members, where the file has it.
-        cells: (N,) position of each row's cell in `data.cells`, -1 where unknown.
+        cells: (N,) position of each row's cell in `attributes["cells"]`, -1 where unknown.
         ids: columns that name each row.
         found: statistics of all rows.
         practice, witness: of the rows of practice and of witness cells, where there are both.
@@ -42,11 +44,12 @@ class Scored:
 
     source: Path
     attributes: Mapping[str, Any]
-    data: CellData
+    pack: Pack
+    traces: np.ndarray
     prediction: np.ndarray
     truth: np.ndarray
-    physical: tuple[np.ndarray, np.ndarray] | None
     spread: np.ndarray | None
+    physical: tuple[np.ndarray, np.ndarray] | None
     cells: np.ndarray
     ids: pd.DataFrame
     found: Residuals
@@ -55,64 +58,80 @@ class Scored:
     unseen: tuple[str, ...]
 
     @property
+    def symbol(self) -> str:
+        """The space: u* or u."""
+        return "u*" if self.attributes["target"] == "ustar" else "u"
+
+    @property
     def baseline(self) -> float:
         """The loss of a predictor that tells the mean of these rows."""
         return float(self.truth.var(0, dtype=np.float64).mean())
 
     @property
-    def cells_told(self) -> str:
-        """How many cells, in words."""
+    def told(self) -> str:
+        """The cell's name, or how many there are."""
         cells = self.ids["cell"].unique()
         return str(cells[0]) if len(cells) == 1 else f"{len(cells)} cells"
 
 
 def score(prediction: Path, data: str, rows: int = 0, witness: Sequence[str] = ()) -> Scored:
-    """Put a prediction file and its truth together, row by row.
+    """Put a prediction file and the truth of its data together.
 
     Args:
         rows: how many, drawn at random (0: all).
-        witness: cells to be told apart.
+        witness: cells to be told apart (none named: those that the data's meta keeps out of training).
 
     Raises:
-        BadInput: unreadable; rows that are not in the file; no truth; a witness that is no cell.
+        BadInput: unreadable; rows that the data do not have; no truth; a witness that is no cell.
     """
-    arrays, attributes, about = read(prediction)
-    opened = NewTraces(data).opened(about)
-    truth = opened.eval.targets()
+    arrays, attributes = read(prediction)
+    packs = [open_pack(path) for path in resolve_files(data)[0]]
+    number = len(arrays["file"])
+    at = np.arange(number)
+    if 0 < rows < number:
+        at = np.sort(np.random.default_rng(0).choice(number, rows, replace=False))
+    ids = {name: arrays[name][at] for name in (*_IDS, "stim") if name in arrays}
+    _same_files(prediction, attributes["files"], ids["file"], packs, data)
+    target = attributes["target"]
+    told, truth = arrays[target][at], _truth(packs, ids, "star" if target == "ustar" else "unit", data)
+    names, known = attributes["names"], attributes["cells"]
     if truth is None:
-        raise BadInput(f"{data}: holds no parameters to compare with (recordings have none)")
-    ids = opened.eval.ids()
-    at = _places(prediction, arrays, ids)
-    chosen = np.arange(len(truth))
-    if 0 < rows < len(truth):
-        chosen = np.sort(np.random.default_rng(0).choice(len(truth), rows, replace=False))
-    at, truth, cells = at[chosen], truth[chosen], ids["cell"][chosen]
-    told = arrays["ustar"][at]
-    if told.shape[1] != truth.shape[1]:
+        raise BadInput(f"{data}: holds no parameters to compare with")
+    if told.shape[1] != truth.shape[1] or len(names) != truth.shape[1]:
         raise BadInput(f"{prediction}: {told.shape[1]} conductances, {data} has {truth.shape[1]}")
-    names = np.array([*opened.cells, "unknown"])
-    table = pd.DataFrame({name: array[chosen] for name, array in ids.items()})
-    table["cell"] = names[cells]
-    unseen = tuple(witness) or tuple(dict.fromkeys(n for s in opened.eval.segments for n in s.pack.witness))
-    unknown = [name for name in witness if name not in opened.cells]
-    if unknown:
-        raise BadInput(f"--witness {unknown[0]}: the data's cells are {', '.join(opened.cells)}")
-    apart = np.isin(names[cells], unseen)
-    both = [residuals(opened.names, told[m], truth[m], cells[m]) if m.any() else None for m in (~apart, apart)]
-    practice, beyond = both if None not in both else (None, None)
-    physical = None
-    true = opened.eval.of_rows("physical")
-    if "physical" in arrays and true is not None:
-        physical = (arrays["physical"][at], true[chosen])
-    spread = arrays["spread"][at] if "spread" in arrays else None
+    strangers = [name for name in witness if name not in known]
+    if strangers:
+        raise BadInput(f"--witness {strangers[0]}: the cells are {', '.join(known)}")
+    cells, each = ids["cell"], np.array([*known, "unknown"])
+    unseen = tuple(witness) or tuple(dict.fromkeys(name for pack in packs for name in pack.witness))
+    apart = np.isin(each[cells], unseen)
+    split = apart.any() and not apart.all()
+    parts = [residuals(names, told[m], truth[m], cells[m]) for m in (~apart, apart)] if split else [None, None]
+    true = _truth(packs, ids, "physical", data) if "physical" in arrays else None
+    table = pd.DataFrame({**ids, "file": np.array([p.path.name for p in packs])[ids["file"]], "cell": each[cells]})
+    table["split"] = np.array(SPLITS)[ids["split"]]
+    first, place = packs[int(ids["file"][0])], int(ids["row"][0])
+    traces = first.frames(SPLITS[int(ids["split"][0])], slice(place, place + _SHOWN))
     return Scored(
-        prediction, attributes, opened, told, truth, physical, spread, cells, table,
-        residuals(opened.names, told, truth, cells), practice, beyond, unseen if beyond is not None else (),
-    )  # fmt: skip
+        source=prediction,
+        attributes=attributes,
+        pack=first,
+        traces=traces.reshape(*traces.shape[:2], -1),
+        prediction=told,
+        truth=truth,
+        spread=arrays[f"{target}_sd"][at] if f"{target}_sd" in arrays else None,
+        physical=None if true is None else (arrays["physical"][at], true),
+        cells=cells,
+        ids=table,
+        found=residuals(names, told, truth, cells),
+        practice=parts[0],
+        witness=parts[1],
+        unseen=unseen if split else (),
+    )
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, Any]]:
-    """Arrays, attributes and how the traces were read, of a prediction file.
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and attributes of a prediction file.
 
     Raises:
         BadInput: unreadable, or none of this family's.
@@ -120,29 +139,45 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, A
     with reading_hdf5(path) as file:
         arrays = {name: np.asarray(file[name]) for name in file}
         attributes = {name: value.item() if hasattr(value, "item") else value for name, value in file.attrs.items()}
-    lacking = [name for name in ("ustar", *IDS[:3]) if name not in arrays]
-    if lacking or ABOUT not in attributes:
-        raise BadInput(f"{path}: has no {(lacking or [ABOUT])[0]}: it is no prediction of conductances")
+    target = attributes.get("target")
+    for name, there in (("target", attributes), *((n, attributes) for n in _LISTS), *((n, arrays) for n in _IDS)):
+        if name not in there:
+            raise BadInput(f"{path}: has no {name}: it is no prediction of conductances")
+    if target not in ("ustar", "u") or target not in arrays or arrays[target].ndim != 2:
+        raise BadInput(f"{path}: has no table {target}")
+    if not len(arrays[target]) or any(len(array) != len(arrays[target]) for array in arrays.values()):
+        raise BadInput(f"{path}: has no rows, or arrays of different lengths")
     try:
-        about = json.loads(attributes.pop(ABOUT))
+        return arrays, {**attributes, **{name: json.loads(attributes[name]) for name in _LISTS}}
     except (json.JSONDecodeError, TypeError):
-        raise BadInput(f"{path}: its attribute {ABOUT} is no JSON") from None
-    return arrays, attributes, about
+        raise BadInput(f"{path}: its attributes {', '.join(_LISTS)} are no JSON lists") from None
 
 
-def _places(path: Path, arrays: Mapping[str, np.ndarray], ids: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Where each row of the data lies in the file.
+def _same_files(path: Path, told: Sequence[str], numbers: np.ndarray, packs: Sequence[Pack], data: str) -> None:
+    """Refuse data whose files are not those that were predicted."""
+    for number in np.unique(numbers).tolist():
+        if not 0 <= number < len(packs) or packs[number].path.name not in told:
+            raise BadInput(f"{data}: {path} was predicted for other files ({', '.join(told[:3])})")
+
+
+def _truth(packs: Sequence[Pack], ids: Mapping[str, np.ndarray], what: str, data: str) -> np.ndarray | None:
+    """(N, P) `star`, `unit` or `physical` of each row; None where a file has none.
 
     Raises:
-        BadInput: one does not.
+        BadInput: a row that a file does not have.
     """
-    names = [name for name in IDS if name in ids and name in arrays]
-    place = pd.MultiIndex.from_arrays([arrays[name] for name in names])
-    if not place.is_unique:
-        raise BadInput(f"{path}: holds a row twice")
-    found = place.get_indexer(pd.MultiIndex.from_arrays([ids[name] for name in names]))
-    if (found < 0).any():
-        row = int(np.flatnonzero(found < 0)[0])
-        told = ", ".join(f"{name} {ids[name][row]}" for name in names)
-        raise BadInput(f"{path}: has no prediction for {told} of the data")
-    return found
+    out: np.ndarray | None = None
+    for number in np.unique(ids["file"]).tolist():
+        for part in np.unique(ids["split"][ids["file"] == number]).tolist():
+            pack, split = packs[number], SPLITS[part]
+            here = np.flatnonzero((ids["file"] == number) & (ids["split"] == part))
+            rows = ids["row"][here]
+            if rows.max() >= pack.rows(split):
+                raise BadInput(f"{data}: {pack.path.name} has {pack.rows(split)} {split} rows, not a row {rows.max()}")
+            values = None if pack.world == "experiment" else getattr(pack, what)(split)
+            if values is None:
+                return None
+            if out is None:
+                out = np.empty((len(ids["row"]), values.shape[1]), values.dtype)
+            out[here] = values[rows]
+    return out
