@@ -33,7 +33,7 @@ class Scored:
         pack: the file of the first row.
         traces: (n, bins, probes · stimuli) of some rows, as packed.
         prediction, truth: (N, P) in the learned space.
-        spread: (N, P) standard deviation over the members; None where the file has none.
+        spread: (N, P) standard deviation over the members; None of a single model.
         physical: predicted, true (N, P) in physical units; None where that is not known.
         cells: (N,) position of each row's cell in `attributes["cells"]`, -1 where unknown.
         ids: columns that name each row.
@@ -110,6 +110,7 @@ def score(prediction: Path, data: str, rows: int = 0, witness: Sequence[str] = (
     true = _truth(packs, ids, "physical", data) if "physical" in arrays else None
     table = pd.DataFrame({**ids, "file": np.array([p.path.name for p in packs])[ids["file"]], "cell": each[cells]})
     table["split"] = np.array(SPLITS)[ids["split"]]
+    spread = arrays[f"{target}_sd"][at] if f"{target}_sd" in arrays else None
     first, place = packs[int(ids["file"][0])], int(ids["row"][0])
     traces = first.frames(SPLITS[int(ids["split"][0])], slice(place, place + _SHOWN))
     return Scored(
@@ -119,7 +120,7 @@ def score(prediction: Path, data: str, rows: int = 0, witness: Sequence[str] = (
         traces=traces.reshape(*traces.shape[:2], -1),
         prediction=told,
         truth=truth,
-        spread=arrays[f"{target}_sd"][at] if f"{target}_sd" in arrays else None,
+        spread=spread if spread is not None and spread.any() else None,
         physical=None if true is None else (arrays["physical"][at], true),
         cells=cells,
         ids=table,

@@ -14,6 +14,7 @@ BAD, CONST = 0.40, 0.01
 IDENTIFIABLE, WEAK = 0.85, 0.10
 """Explained variance that the lower end of the interval must reach."""
 _DRAWS, _LEVEL = 2000, 0.95
+_ROUNDING = 1e-12  # variances below it
 _BAGS = 1000  # rows are bootstrapped in at most so many random bags: as wide an interval, in bounded time
 
 
@@ -81,17 +82,21 @@ def residuals(
     """
     prediction, truth = np.asarray(prediction, np.float64), np.asarray(truth, np.float64)
     residual = truth - prediction
-    with np.errstate(invalid="ignore", divide="ignore"):
-        explained = 1 - residual.var(0) / truth.var(0)
-        centred, other = prediction - prediction.mean(0), truth - truth.mean(0)
-        pearson = (centred * other).sum(0) / np.sqrt((centred**2).sum(0) * (other**2).sum(0))
-    explained[~np.isfinite(explained)] = np.nan
+    centred, other = prediction - prediction.mean(0), truth - truth.mean(0)
+    spread, wanted = (_varying((values**2).mean(0)) for values in (centred, other))
+    explained = 1 - residual.var(0) / wanted
+    pearson = (centred * other).mean(0) / np.sqrt(spread * wanted)
     groups, over, bags = _groups(len(truth), cells, seed)
     low, high = _interval(residual, truth, bags, seed)
     return Residuals(
         tuple(names), residual.mean(0), residual.std(0), np.sqrt((residual**2).mean(0)), np.abs(residual).mean(0),
         pearson, explained, low, high, len(truth), groups, over,
     )  # fmt: skip
+
+
+def _varying(variance: np.ndarray) -> np.ndarray:
+    """Variances, NaN where they are rounding only."""
+    return np.where(variance > _ROUNDING, variance, np.nan)
 
 
 def _groups(rows: int, cells: np.ndarray | None, seed: int) -> tuple[int, str, np.ndarray]:
@@ -120,8 +125,7 @@ def _interval(residual: np.ndarray, truth: np.ndarray, group: np.ndarray, seed: 
     drawn = np.random.default_rng([seed, 0]).multinomial(count, np.full(count, 1 / count), _DRAWS).astype(np.float64)
     rows = (drawn @ sizes)[:, None]
     r, rr, t, tt = (drawn @ total / rows for total in sums)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        explained = 1 - (rr - r**2) / np.where(tt - t**2 > 1e-12, tt - t**2, np.nan)
+    explained = 1 - (rr - r**2) / _varying(tt - t**2)
     tail = 100 * (1 - _LEVEL) / 2
     defined = np.isfinite(explained).any(0)
     low, high = np.full(truth.shape[1], np.nan), np.full(truth.shape[1], np.nan)
