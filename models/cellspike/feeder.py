@@ -96,7 +96,9 @@ class Feeder:
         for step in range(start, self.steps):
             rows = order[step * self.batch : (step + 1) * self.batch]
             there = rows.to(traces.device)
-            yield Batch(traces[there], extras[there], targets[there], rows.numpy())
+            # half the time of indexing
+            picked = (array.index_select(0, there) for array in (traces, extras, targets))
+            yield Batch(*picked, rows.numpy())
 
     # ---- from files
 
@@ -154,7 +156,8 @@ class Feeder:
 
 
 def _picked(window: Batch, rows: Tensor) -> Batch:
-    return Batch(window.traces[rows], window.extras[rows], window.targets[rows], window.where[rows.numpy()])
+    arrays = (window.traces, window.extras, window.targets)
+    return Batch(*(array.index_select(0, rows) for array in arrays), window.where[rows.numpy()])
 
 
 def _joined(left: Batch | None, more: Batch) -> Batch:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from benchmarks import cellspike as benchmark
+from benchmarks.plain_cellspike import PlainNet
 from ground.errors import BadInput
+from models.cellspike.config import resolve
 from models.cellspike.network import build, parameters, shapes
 from models.cellspike.tower import PooledConv
 
@@ -93,6 +97,28 @@ def test_forward_and_gradients_equal_the_plain_layers(kind: str) -> None:
     assert len(grads) == len(expected) == len(list(network.parameters()))
     for one, other in zip(grads, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_the_benchmarks_plain_network_is_the_same_function() -> None:
+    config = resolve(benchmark.SETTINGS)
+    ours, theirs = build(config, 1600, 3, 19).eval(), PlainNet(config, 1600, 3, 19).eval()
+    with torch.no_grad():
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            other.copy_(mine)
+    x = torch.randn(2, 1600, 3)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_training_is_faster_than_the_textbook_loop(tmp_path: Path) -> None:
+    times = benchmark.training(5, tmp_path)
+    assert times["plain"] / times["ours"] > benchmark.FLOORS["training"]
+
+
+@pytest.mark.slow
+def test_reading_in_order_costs_what_h5py_takes(tmp_path: Path) -> None:
+    seconds = benchmark.reading(5, tmp_path)
+    assert seconds["plain"] / seconds["in order"] > benchmark.FLOORS["in order"]
 
 
 def test_probes_are_transposed_and_reshaped_only_for_old_weights() -> None:
