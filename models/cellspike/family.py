@@ -21,6 +21,7 @@ from models.cellspike.fits import refuse_unfit
 from models.cellspike.folders import FOLDERS
 from models.cellspike.learner import CellSpikeLearner
 from models.cellspike.predictor import many, restore
+from models.cellspike.statistics import residuals
 from models.cellspike.traces import Traces
 
 
@@ -155,7 +156,12 @@ class CellSpikeFamily(Family):
 
 
 def _scores(family: Family, prediction: Prediction, data: CellData) -> dict[str, float]:
-    return metrics.scores(prediction[metrics.TARGET], family.truth(data)[metrics.TARGET], data.names)
+    true = family.truth(data)[metrics.TARGET]
+    found = residuals(data.names, prediction[metrics.TARGET], true, data.eval.ids()["cell"])
+    out = {metrics.MSE.name: found.loss, "mse_of_mean": float(np.var(true, axis=0, dtype=np.float64).mean())}
+    for name, rmse, r, ev in zip(found.names, found.rmse, found.pearson, found.explained, strict=True):
+        out |= {f"{name} rmse": float(rmse), f"{name} r": float(r), f"{name} ev": float(ev)}
+    return out
 
 
 def _cells(data: CellData, rows: Traces) -> list[str]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ground.errors import BadInput
 from models.cellspike.traces import MB, Batch, Segment, Traces, sequence
@@ -72,14 +71,14 @@ class Feeder:
         self.device = device or torch.device("cpu")
         self._window = int(min(_WINDOW, max(limit / 4, 1)))
         self.in_memory = "held" in self.shard._memory or self.shard.bytes() <= limit
-        self._near: tuple[Tensor, Tensor, Tensor] | None = None
+        self._near: Batch | None = None
         if self.in_memory:
             held = self.shard.held()
             if not held[2].shape[1]:
                 raise BadInput("the training rows hold no parameters to learn")
-            self._near = held
-            if self.device.type == "cuda" and self.shard.bytes() < 0.5 * torch.cuda.mem_get_info(self.device)[0]:
-                self._near = tuple(array.to(self.device) for array in held)  # type: ignore[assignment]
+            near = self.device.type == "cuda" and (self.shard.bytes() < 0.5 * torch.cuda.mem_get_info(self.device)[0])
+            x, more, y = (array.to(self.device) if near else array for array in held)
+            self._near = Batch(x, more, y, np.arange(len(self.shard)))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from step `start` on."""
@@ -90,15 +89,10 @@ class Feeder:
 
     def _from_memory(self, epoch: int, start: int) -> Iterator[Batch]:
         assert self._near is not None
-        traces, extras, targets = self._near
         generator = torch.Generator().manual_seed(sequence([self.seed, self.rank, epoch]))
         order = torch.randperm(len(self.shard), generator=generator)
         for step in range(start, self.steps):
-            rows = order[step * self.batch : (step + 1) * self.batch]
-            there = rows.to(traces.device)
-            # half the time of indexing
-            picked = (array.index_select(0, there) for array in (traces, extras, targets))
-            yield Batch(*picked, rows.numpy())
+            yield self._near.at(order[step * self.batch : (step + 1) * self.batch])
 
     # ---- from files
 
@@ -136,7 +130,7 @@ class Feeder:
                 while given < self.steps:
                     missing = self.batch - (len(left.where) if left is not None else 0)
                     rows, order = order[:missing], order[missing:]
-                    left = _joined(left, _picked(window, rows))
+                    left = _joined(left, window.at(rows))
                     if len(left.where) < self.batch:
                         break
                     yield left
@@ -153,11 +147,6 @@ class Feeder:
         ]
         traces, extras, targets = (torch.cat([block[i] for block in blocks]) for i in range(3))
         return Batch(traces, extras, targets, np.concatenate(where))
-
-
-def _picked(window: Batch, rows: Tensor) -> Batch:
-    arrays = (window.traces, window.extras, window.targets)
-    return Batch(*(array.index_select(0, rows) for array in arrays), window.where[rows.numpy()])
 
 
 def _joined(left: Batch | None, more: Batch) -> Batch:

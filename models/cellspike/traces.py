@@ -117,6 +117,12 @@ class Batch:
     targets: Tensor
     where: np.ndarray
 
+    def at(self, rows: Tensor) -> Batch:
+        """Some of them, copied; half the time of indexing."""
+        near = rows.to(self.traces.device)
+        traces, extras, targets = (a.index_select(0, near) for a in (self.traces, self.extras, self.targets))
+        return Batch(traces, extras, targets, self.where[rows.numpy()])
+
 
 @dataclass(frozen=True)
 class Traces:

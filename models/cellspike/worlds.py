@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import h5py
 import numpy as np
-import yaml
 
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
 from models.cellspike.packs import SPLITS, Pack, Split, dataset_of
 from models.cellspike.units import Units
+from models.cellspike.yamls import read_yaml
 
 Ranges = Literal["auto", "centred", "ranged"]
 LINEAR = ("cm_somatic", "cm_axonal", "cm_all", "e_pas_all")
@@ -389,31 +389,16 @@ def _inside(file: h5py.File) -> dict[str, Any]:
 def _beside(path: Path) -> dict[str, Any]:
     """The YAML of a single pack."""
     place = path.with_name(path.name.removesuffix(_SUFFIX) + ".meta.yaml")
-    return read_meta(place) if path.name.endswith(_SUFFIX) and place.is_file() else {}
+    return read_yaml(place) if path.name.endswith(_SUFFIX) and place.is_file() else {}
 
 
 def _training_meta(path: Path, meta: Path | None) -> dict[str, Any]:
     """The YAML of all packs of a folder: of the same probe type, or the only one."""
     if meta is not None:
-        return read_meta(meta)
+        return read_yaml(meta)
     _, _, kind = path.name.removesuffix(_SUFFIX).partition(".cellSpike_")
     same = path.with_name(f"meta.cellSpike_{kind}.yaml")
     if kind and same.is_file():
-        return read_meta(same)
+        return read_yaml(same)
     found = sorted(path.parent.glob("meta.cellSpike_*.yaml"))
-    return read_meta(found[0]) if len(found) == 1 else {}
-
-
-def read_meta(path: Path) -> dict[str, Any]:
-    """A metadata YAML; tabs, which real ones have, count as spaces.
-
-    Raises:
-        BadInput: missing, or no mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8").replace("\t", "    "))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadInput(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path}: expected a mapping")
-    return content
+    return read_yaml(found[0]) if len(found) == 1 else {}
