@@ -24,7 +24,6 @@ import numpy as np
 
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
-from models.cellspike.cells import cell_name
 from models.cellspike.unfinished import KEY, Unfinished, alone, finished
 from models.cellspike.yamls import entry, read_yaml, write_yaml
 
@@ -61,8 +60,8 @@ class PackFile:
             BadInput: either is missing, or they contradict each other.
         """
         beside = _beside(path)
-        if not path.name.endswith(".data.h5"):
-            raise BadInput(f"{path}: a pack of one cell is called <cell>_….data.h5")
+        if not path.name.endswith(".data.h5") or "_" not in path.name.split(".cellSpike")[0]:
+            raise BadInput(f"{path}: a pack of one cell is called <cell>_<kind>.cellSpike_….data.h5")
         meta = read_yaml(beside)
         names = entry(meta, "dataInfo.parName", beside, list)
         conduct = entry(meta, "packInfo.conductName", beside, list)
@@ -90,7 +89,8 @@ class PackFile:
             if shapes != {wanted}:
                 raise BadInput(f"{path}: frames are {sorted(shapes)}; {beside.name} says {wanted}")
             made_from = str(file.attrs.get(KEY, path.stat().st_mtime_ns))
-        return cls(path, cell_name(meta, beside), meta, rows, wanted, made_from)
+        cell = path.name.split(".cellSpike")[0].rsplit("_", 1)[0]
+        return cls(path, cell, meta, rows, wanted, made_from)
 
 
 def packs_of(places: Sequence[Path]) -> list[PackFile]:
@@ -239,7 +239,7 @@ def _write(
 def order(packs: Sequence[PackFile], split: str, rows: int, seed: int) -> np.ndarray:
     """(rows · cells, 2) int: of each row of the result the cell's place and its row, as the seed shuffles them."""
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    pairs = np.empty((rows * len(packs), 2), np.int64)
+    pairs = np.empty((rows * len(packs), 2), np.int32)
     pairs[:, 0] = np.repeat(np.arange(len(packs)), rows)
     # which rows of a cell that has more is drawn, too
     pairs[:, 1] = np.concatenate([rng.permutation(pack.rows[split])[:rows] for pack in packs])

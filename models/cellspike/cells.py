@@ -52,7 +52,7 @@ class Cell:
 
     Attributes:
         folder: where it is.
-        name: its type and clone.
+        name: its type and clone, such as bbp0541; the folder and the shards are called so.
         meta: the meta file's content.
         names: (P,) of the parameters, those that are fixed among them.
         ranges: (P, 2) physical lo and hi.
@@ -101,7 +101,7 @@ class Cell:
         step = float(entry(meta, "rawInfo.timeAxis.step", path, (int, float)))
         return cls(
             folder=path.parent,
-            name=cell_name(meta, path),
+            name=path.parent.name,
             meta=meta,
             names=names,
             ranges=ranges,
@@ -114,8 +114,7 @@ class Cell:
 
     def path(self, shard: int) -> Path:
         """The file of a shard."""
-        template = str(self.meta["dataInfo"].get("h5nameTemplate") or f"{self.name}.cellSpike.data_*.h5")
-        return self.folder / template.replace("*", str(shard))
+        return self.folder / f"{self.name}.cellSpike.data_{shard}.h5"
 
     def shard(self, number: int) -> Shard:
         """Parameters of a shard, and which rows are good.
@@ -170,15 +169,6 @@ class Cell:
                 f"{path}: frames are {frames.shape}; {META} says {self.bins} bins and {len(self.probes)} probes"
             )
         return frames
-
-
-def cell_name(meta: Mapping[str, Any], path: Path) -> str:
-    """Type and clone digit, such as bbp0541."""
-    raw = entry(meta, "rawInfo", path, dict)
-    kind, clone = raw.get("bbpId"), raw.get("cloneId")
-    if kind is None:
-        return path.resolve().parent.name
-    return f"{kind}{'' if clone is None else clone}"
 
 
 def find(places: Sequence[Path]) -> list[Cell]:
