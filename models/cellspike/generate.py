@@ -136,6 +136,8 @@ def demo(options: Mapping[str, Any], processes: int | None = None) -> Path:
         count = complete["types"] * complete["clones"]
         print(f"simulating {count} cells, {complete['samples']} times each, in {target}", file=sys.stderr)
         _share(target / "raw", target / CONF, complete, processes, lock)
+        for left in [*target.glob(".*.h5.lock"), *target.glob(".tmp-*")]:
+            left.unlink()  # of processes that were killed
         write_training_meta(packs_of([target]), target, witnesses(complete), "demo")
     return target
 

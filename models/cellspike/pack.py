@@ -248,8 +248,9 @@ def describe(made: Plan, h5name: str, notes: dict[str, Any]) -> dict[str, Any]:
     }
     axis = raw["rawInfo"]["timeAxis"]
     of_cell = raw["rawInfo"] | {
-        "physRange": raw["dataInfo"]["physRange"],
-        "parName": raw["dataInfo"]["parName"],
+        # by their short names: readers look conductName up in it
+        "physRange": [[short(str(row[0])), *row[1:]] for row in raw["dataInfo"]["physRange"]],
+        "parName": [short(name) for name in made.cell.names],
         "numIcedPar": raw["dataInfo"].get("numIcedPar", sum(map(fixed, made.cell.names))),
         "stimName": f"{raw['rawInfo'].get('stimName', '')}_{khz}",
         "timeAxis": {**axis, "step": round(made.cell.step * made.meaned, 9)},

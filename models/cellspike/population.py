@@ -9,7 +9,7 @@ import numpy as np
 from models.cellspike.neuron import REST, Cable, Section, simulate
 
 STEP = 0.025  # ms: 40 kHz
-SETTLING = 1000  # steps before the recording begins, without stimulus
+SETTLING = 8  # the recording begins after an 8th of its time without stimulus
 STIM = "chaotic_demo"
 COUNT = 0.01  # mV of an int16 frame's unit
 
@@ -125,9 +125,10 @@ def record(cell: Spec, unit: np.ndarray, current: np.ndarray) -> np.ndarray:
         densities[region, channel] = column
     for region in ("axon", "apic", "dend"):
         densities[region, "pas"] = np.full(len(unit), HELD["g_pas_fixed_axonal"])
-    driven = np.concatenate([np.zeros(SETTLING), current])
+    settling = len(current) // SETTLING
+    driven = np.concatenate([np.zeros(settling), current])
     frames = np.empty((len(current), len(cell.cable), len(unit)), np.int16)
     for n, voltages in enumerate(simulate(cell.cable, densities, driven, STEP)):
-        if n >= SETTLING:
-            np.rint(voltages * np.float32(1 / COUNT), out=frames[n - SETTLING], casting="unsafe")
+        if n >= settling:
+            np.rint(voltages * np.float32(1 / COUNT), out=frames[n - settling], casting="unsafe")
     return np.ascontiguousarray(frames.transpose(2, 0, 1))

@@ -73,9 +73,10 @@ class Unfinished:
 
     def finish(self) -> None:
         """The file takes its name."""
+        # killed in between there is a rest without a journal, which is begun anew
+        self._journal.unlink(missing_ok=True)
         os.replace(self.part, self.path)
         sync_folder(self.path.parent)
-        self._journal.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Nothing of it is worth keeping."""
