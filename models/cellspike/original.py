@@ -118,6 +118,8 @@ def convert(path: Path, design: Path | None = None, bins: int | None = None) -> 
     summary = next((f / SUMMARY for f in folders if (f / SUMMARY).is_file()), None)
     meta = _summary(summary) if summary else {}
     read = _design(path, design, folders, meta, summary)
+    if read.data.get("features"):
+        raise BadInput(f"{path}: was trained with use_manual_features, of which it does not say how they were scaled")
     settings = {**read.settings, "LEGACY_RESHAPE": True}
     state: Mapping[str, Tensor] = content["model_state"]
     convs = [value for value in state.values() if value.ndim == 3]
@@ -126,8 +128,6 @@ def convert(path: Path, design: Path | None = None, bins: int | None = None) -> 
     # layer normalisation has two axes, too, but stands before the dense layers
     if not convs or len(convs) % depth or not linears:
         raise BadInput(f"{path}: {len(convs)} convolutions are not {depth} a tower, as {read.name} has")
-    if read.data.get("features"):
-        raise BadInput(f"{path}: was trained with use_manual_features, of which it does not say how they were scaled")
     towers, probes, outputs = len(convs) // depth, convs[0].shape[1], linears[-1].shape[0]
     bins = bins or _bins(meta)
     if not bins:
