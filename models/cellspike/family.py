@@ -84,6 +84,17 @@ class CellSpikeFamily(Family):
     def restore(self, config: Mapping[str, Any], weights: Mapping[str, Any], place: Place) -> Predictor:
         return restore(settings.resolve(config), weights, place.device, place.batch)
 
+    def import_checkpoint(self, path: Path, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Settings and weights of a checkpoint of the original PyTorch program, with its `sum_train.yaml` or its design
+        beside it; `dataset` is the path of its data."""
+        from models.cellspike import original
+
+        found = original.convert(path)
+        return settings.resolve(found.settings), found.weights()
+
+    def imported_data(self, dataset: str) -> dict[str, Any]:
+        return {"path": dataset}
+
     def predict_many(self, members: Sequence[Any], data: Any, place: Place) -> Iterator[Prediction]:
         """Some members at a time, so that a trace is read once for all of them."""
         return many(members, data)

@@ -32,7 +32,8 @@ class Original:
         data: keys of our data block.
         network: the state of `models.cellspike.network.build(settings, bins, probes, outputs, towers=towers)`.
         bins, probes, outputs, towers: its sizes.
-        names: of the outputs, empty where the summary does not say.
+        names: of the outputs; par_0, par_1, ... where the summary does not say.
+        meta: what the summary says of the data (`input_meta`).
         epoch: how far it was trained.
     """
 
@@ -44,7 +45,37 @@ class Original:
     outputs: int
     towers: int
     names: tuple[str, ...]
+    meta: Mapping[str, Any]
     epoch: int
+
+    def weights(self) -> dict[str, Any]:
+        """What `Family.restore` takes: the network, and how its traces are to be read as far as the summary says."""
+        simulation = self.meta.get("simu_info") or {}
+        probes = self.meta.get("featureName") or simulation.get("probe_names") or ()
+        stims = [str(name) for name in simulation.get("stim_names") or ()]
+        stimuli = self.data.get("stimuli", "samples" if self.towers == 1 else "towers")
+        if self.towers > 1 and len(stims) != self.towers:
+            stims = [f"stim_{number}" for number in range(self.towers)]
+        # an ONTRA trace is 200 ms long, others have bins of .1 ms
+        ontra = bool(self.meta.get("ustarTransform") or self.meta.get("conductName"))
+        step = (self.meta.get("timeAxis") or {}).get("step") or (200 / self.bins if ontra else 0.1)
+        reading = {
+            "probes": [str(p) for p in probes] if len(probes) == self.probes else _numbered("probe", self.probes),
+            "stims": stims or ["stim_0"],
+            "stimuli": stimuli,
+            "normalisation": self.data.get("normalisation", "stored"),
+            "starred": ontra and self.data.get("target") != "u",
+            "extras": [],
+        }
+        about = {
+            "names": list(self.names),
+            "reading": reading,
+            "shape": [self.bins, self.probes, self.towers, 0],
+            "step_ms": float(step),
+            "units": None,
+            "extras": [[], []],
+        }
+        return {"network": self.network, "about": about}
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -87,6 +118,8 @@ def convert(path: Path, design: Path | None = None, bins: int | None = None) -> 
     summary = next((f / SUMMARY for f in folders if (f / SUMMARY).is_file()), None)
     meta = _summary(summary) if summary else {}
     read = _design(path, design, folders, meta, summary)
+    if read.data.get("features"):
+        raise BadInput(f"{path}: was trained with use_manual_features, of which it does not say how they were scaled")
     settings = {**read.settings, "LEGACY_RESHAPE": True}
     state: Mapping[str, Tensor] = content["model_state"]
     convs = [value for value in state.values() if value.ndim == 3]
@@ -100,11 +133,24 @@ def convert(path: Path, design: Path | None = None, bins: int | None = None) -> 
     if not bins:
         raise BadInput(f"{path}: how many time bins? there is no {SUMMARY} that says; give --bins")
     network = build({"DROPOUT": 0.0, **settings}, bins, probes, outputs, towers=towers)
-    names = tuple(str(name) for name in (meta.get("input_meta") or {}).get("parName") or ())
+    told = dict(meta.get("input_meta") or {})
+    names = [str(name) for name in told.get("parName") or ()]
     return Original(
-        settings, read.data, _matched(path, read.name, network.state_dict(), state), bins, probes, outputs, towers,
-        names if len(names) == outputs else (), int(content.get("epoch") or 0),
-    )  # fmt: skip
+        settings=settings,
+        data=read.data,
+        network=_matched(path, read.name, network.state_dict(), state),
+        bins=bins,
+        probes=probes,
+        outputs=outputs,
+        towers=towers,
+        names=tuple(names if len(names) == outputs else _numbered("par", outputs)),
+        meta=told,
+        epoch=int(content.get("epoch") or 0),
+    )
+
+
+def _numbered(word: str, count: int) -> list[str]:
+    return [f"{word}_{number}" for number in range(count)]
 
 
 def _summary(path: Path) -> dict[str, Any]:

@@ -135,7 +135,8 @@ def first_traces(data: CellData) -> Picture:
     """The first evaluated traces."""
     segment = data.eval.segments[0]
     traces = data.eval.block(segment, 0, min(_TRACES, len(segment)), targets=False)[0][:_TRACES]
-    return waveforms(traces.float().flatten(2).numpy(), data.step_ms, data.reading.probes)
+    stims = data.reading.stims if data.towers > 1 else ("",)
+    return waveforms(traces.float().flatten(2).numpy(), data.step_ms, channels(data.reading.probes, stims))
 
 
 def spread_and_error(spread: np.ndarray, residual: np.ndarray) -> Picture:
@@ -149,15 +150,19 @@ def spread_and_error(spread: np.ndarray, residual: np.ndarray) -> Picture:
     return "How far off the ensemble is where its members disagree: values in tenths of their spread", figure
 
 
-def waveforms(traces: np.ndarray, step_ms: float, probes: Sequence[str]) -> Picture:
-    """Some traces (n, bins, channels), a channel each probe, or each probe under each stimulus (stimuli last)."""
+def channels(probes: Sequence[str], stims: Sequence[str]) -> list[str]:
+    """What each channel of traces (bins, probes · stimuli) is."""
+    return [f"{probe}, {stim}" if len(stims) > 1 else probe for probe in probes for stim in stims]
+
+
+def waveforms(traces: np.ndarray, step_ms: float, names: Sequence[str]) -> Picture:
+    """Some traces (n, bins, channels), and what each channel is."""
     figure = make_subplots(len(traces), 1, shared_xaxes=True, vertical_spacing=0.05)
     thin = max(1, traces.shape[1] // _POINTS)
     time = np.round(np.arange(0, traces.shape[1], thin) * step_ms, 4)
     colors = [color for color, _ in _COMPARTMENTS.values()]
     for row, trace in enumerate(traces, 1):
-        for channel in range(trace.shape[1]):
-            name = probes[channel * len(probes) // trace.shape[1]]
+        for channel, name in enumerate(names):
             figure.add_scatter(
                 x=time, y=np.round(trace[::thin, channel].astype(float), 4), name=name,
                 legendgroup=str(channel), showlegend=row == 1, row=row, col=1,

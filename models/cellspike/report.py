@@ -153,7 +153,7 @@ def _page(scored: Scored, domain: str) -> str:
     if scored.spread is not None:
         sections.append(plots.spread_and_error(scored.spread, scored.truth - scored.prediction))
     sections += [
-        plots.waveforms(scored.traces, pack.step_ms, pack.probes),
+        plots.waveforms(scored.traces, pack.step_ms, plots.channels(pack.probes, pack.stims)),
         plots.unit_histograms(found.names, scored.prediction, scored.truth, symbol),
     ]
     body = []

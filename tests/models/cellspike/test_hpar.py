@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,7 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ground.errors import BadInput
-from models.cellspike import design, hpar, original
+from ground.states import load_state, save_state
+from models.base import Place
+from models.cellspike import FAMILY, design, hpar, original
 from models.cellspike.config import resolve
 from models.cellspike.network import build, parameters
 
@@ -293,13 +297,34 @@ def test_original_weights_predict_what_they_did(tmp_path: Path, slot: int, flat:
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-6)
 
 
+def test_an_original_checkpoint_predicts_packs(tmp_path: Path) -> None:
+    """As `ensembles import` takes it: settings, weights, and a prediction for a pack of the right shape."""
+    path, theirs = checkpoint(tmp_path)
+    config, weights = FAMILY.import_checkpoint(path, "packs")
+    save_state(tmp_path / "w.safetensors", weights)
+    pack = tmp_path / "x.cellSpike_3prT.data.h5"
+    frames = np.random.default_rng(0).normal(size=(6, 50, 3)).astype(np.float32)
+    with h5py.File(pack, "w") as file:
+        file["test_frames"], file["test_unitStar_par"] = frames, np.zeros((6, 5), np.float32)
+    meta = {"dataInfo": {"parName": list("abcde")}, "rawInfo": {"timeAxis": {"step": 0.1}}}
+    pack.with_name("x.cellSpike_3prT.meta.yaml").write_text(yaml.safe_dump(meta))
+    restored = FAMILY.restore(config, load_state(tmp_path / "w.safetensors"), Place())
+    found = restored(FAMILY.open(pack, "test"))["ustar"]
+    with torch.no_grad():
+        np.testing.assert_allclose(found, theirs(torch.from_numpy(frames)).numpy(), rtol=1e-4, atol=1e-5)
+
+
 def test_weights_of_another_design_are_refused(tmp_path: Path) -> None:
     path, _ = checkpoint(tmp_path)
     other = tmp_path / "other.hpar.yaml"
     other.write_text(A2F)
+    with pytest.raises(BadInput, match="use_manual_features"):
+        original.convert(path, other)
+    changed(other, use_manual_features=False)
     with pytest.raises(BadInput, match="2 convolutions are not 3"):
         original.convert(path, other)
-    changed(other, model__conv_block={"filter": [6, 9], "kernel": [3, 3], "pool": [2, 2]}, model__layer_norm=True,
+    two = {"filter": [6, 9], "kernel": [3, 3], "pool": [2, 2]}
+    changed(other, model__conv_block=two, model__layer_norm=True,
             model__fc_block={"dims": [12, 10], "dropFrac": 0.1})  # fmt: skip
     with pytest.raises(BadInput, match=r"design a2f791f3a_ontra4 has \(9, 6, 3\) there"):
         original.convert(path, other)

@@ -220,6 +220,7 @@ def test_stimuli_as_samples_each_have_their_rows_truth(tmp_path: Path) -> None:
     with h5py.File(pack) as file, h5py.File(tmp_path / "p.h5") as told:
         away = np.repeat(np.asarray(file["test_unit_par"]), 2, axis=0) - np.asarray(told["u"])
     assert (found["space"], found["numSamples"], found["inpShape"]) == ("u", 20, [48, 2, 2])
+    assert '"name":"axon, stim1"' in (tmp_path / "report_test.html").read_text()
     assert found["testLossMSE"] == pytest.approx((away.astype(float) ** 2).mean(), rel=1e-4)
 
 
