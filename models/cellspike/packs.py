@@ -123,7 +123,7 @@ class Pack:
         found = self._stored(split, "unit", rows)
         if found is not None:
             return self._checked(found, split, "unit")
-        star = self._stored(split, "star", rows)
+        star = self.star(split, rows)
         if star is None or self.units is None or not self.whole_units:
             return None
         return self.units.unit(star.astype(np.float64)).astype(np.float32)
