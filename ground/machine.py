@@ -18,6 +18,25 @@ def available_cpus() -> int:
     return cores
 
 
+def available_memory() -> int:
+    """Bytes that a process could still get: of this machine, or of what its control group leaves."""
+    found = [2**62]
+    memory = Path("/proc/meminfo")
+    if memory.exists():
+        found += [int(line.split()[1]) * 1024 for line in memory.read_text().splitlines() if "MemAvailable" in line]
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            found.append(
+                int((Path("/sys/fs/cgroup") / limit).read_text()) - int((Path("/sys/fs/cgroup") / used).read_text())
+            )
+        except (OSError, ValueError):
+            continue
+    return max(0, min(found))
+
+
 def tune_allocator() -> None:
     """Keep freed memory in the process: training and selection ask for the same large blocks at every step.
 

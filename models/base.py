@@ -335,6 +335,16 @@ class Family(ABC):
             BadInput: an unknown setting or an impossible value.
         """
 
+    def feasible(self, config: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+        """Whether a model of these settings can be made for the data at all. Searchers propose no point that cannot:
+        the family need not make up a loss for it, nor a trial fail. Cheap: it is asked many times a proposal.
+
+        Args:
+            config: the `data` block.
+            settings: fixed and proposed ones; what is missing takes its default.
+        """
+        return True
+
     @abstractmethod
     def learner(self, config: Mapping[str, Any], data: Any, place: Place, seed: int) -> Learner:
         """A fresh learner. `seed` fixes everything random in it.

@@ -43,11 +43,15 @@ class StudyFeed(Searcher):
         self.trial_ids: dict[str, str] = {}
         self.resumed: set[str] = set()
         self.searcher: SpaceSearcher = searchers.create(
-            options.searcher, study.space, "objective", mode, study.config["seed"]
+            options.searcher, study.space, "objective", mode, study.config["seed"], self._feasible
         )
         self._interrupted: deque[dict[str, Any]] = deque()
         self._next = 0
         self._recall()
+
+    def _feasible(self, point: Mapping[str, Any]) -> bool:
+        config = self.study.config
+        return self.study.family.feasible(config["data"], {**(config.get("fixed") or {}), **point})
 
     def _recall(self) -> None:
         if self.options.warm_start is not None:

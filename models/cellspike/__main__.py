@@ -7,6 +7,8 @@
     python -m models.cellspike aggregate packs -o practice3c_excite.cellSpike_4prB8kHz.data.h5 --name practice3c
     python -m models.cellspike describe FILE                  what is in a pack of any kind
     python -m models.cellspike report PREDICTION DATA -o DIR  a prediction against the truth
+    python -m models.cellspike design FILE.hpar.yaml          a network layer by layer
+    python -m models.cellspike winner STUDY/trials/TRIAL/config.json -o FILE.hpar.yaml
 
 A network is searched for with run_hyperopt.py --family cellspike --data PACKS.
 """
@@ -14,6 +16,7 @@ A network is searched for with run_hyperopt.py --family cellspike --data PACKS.
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,12 +32,12 @@ _CELLS = "folders of raw cells (meta.cellSpike.yaml and shards), or folders that
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    given = _parser(arguments[:1] == ["report"]).parse_args(arguments)
+    given = _parser(next(iter(arguments), "")).parse_args(arguments)
     return run_command("python -m models.cellspike", lambda: int(given.call(given) or 0))
 
 
-def _parser(reports: bool) -> argparse.ArgumentParser:
-    """The options of `report` only where they are wanted: asking for them imports much."""
+def _parser(asked: str) -> argparse.ArgumentParser:
+    """The options of `report`, `design` and `winner` only where those are asked for: knowing them imports much."""
     parser = argparse.ArgumentParser(
         prog="python -m models.cellspike", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -83,12 +86,16 @@ def _parser(reports: bool) -> argparse.ArgumentParser:
     describe.add_argument("file", type=Path)
     describe.set_defaults(call=_describe)
 
-    report = verbs.add_parser("report", help="a prediction against the truth, conductance by conductance")
-    if reports:
-        from models.cellspike.report import report_arguments, report_main
-
-        report_arguments(report)
-        report.set_defaults(call=report_main)
+    for name, module, words in (
+        ("report", "report", "a prediction against the truth, conductance by conductance"),
+        ("design", "design", "layers and parameters of settings, or of the original program's hpar.yaml"),
+        ("winner", "design", "a trial's settings as the original program's hpar.yaml"),
+    ):
+        verb = verbs.add_parser(name, help=words)
+        if name == asked:
+            found = importlib.import_module(f"models.cellspike.{module}")
+            getattr(found, f"{name}_arguments")(verb)
+            verb.set_defaults(call=getattr(found, f"{name}_main"))
     return parser
 
 

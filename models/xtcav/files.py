@@ -1,18 +1,14 @@
-"""Which HDF5 files are meant."""
+"""Which HDF5 files a data block means."""
 
 from __future__ import annotations
 
-import glob
 from pathlib import Path
 
-import h5py
-
-from ground.errors import BadInput
+from ground.listing import resolve_files
 from models.xtcav import generate
 from models.xtcav.options import Options
 
-SUFFIXES = (".h5", ".hdf5", ".hdf")
-_WILD = frozenset("*?[")
+__all__ = ["files_of", "resolve_files"]
 
 
 def files_of(options: Options) -> tuple[list[Path], int, str]:
@@ -25,48 +21,3 @@ def files_of(options: Options) -> tuple[list[Path], int, str]:
         place = generate.ensure(options.options)
         return (*resolve_files(str(place / generate.LABELLED)), f"generated XTCAV experiment ({place.name})")
     return (*resolve_files(options.path), options.path)
-
-
-def resolve_files(path: str) -> tuple[list[Path], int]:
-    """The HDF5 files that a glob, a folder, a list or a file names, sorted; and how many were named twice.
-
-    A list is a text file with a file, folder or glob a line, relative to itself; `#` starts a comment.
-
-    Raises:
-        BadInput: there are none.
-    """
-    found = _named(path, Path())
-    unique = sorted({file.resolve() for file in found}, key=lambda file: (file.name, str(file)))
-    if not unique:
-        raise BadInput(f"{path}: {'matches no file' if _WILD & set(path) else 'names no HDF5 file'}")
-    return unique, len(found) - len(unique)
-
-
-def _named(path: str, below: Path) -> list[Path]:
-    place = below / Path(path).expanduser()
-    if place.is_dir():
-        return [file for file in place.iterdir() if file.suffix in SUFFIXES and not file.name.startswith(".")]
-    if place.is_file():
-        if place.suffix in SUFFIXES or h5py.is_hdf5(place):
-            return [place]
-        return _listed(place)
-    if _WILD & set(path):
-        return [Path(match) for match in glob.glob(str(place), recursive=True) if Path(match).is_file()]
-    raise BadInput(f"{place}: no such file or folder")
-
-
-def _listed(place: Path) -> list[Path]:
-    try:
-        text = place.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError):
-        raise BadInput(f"{place}: neither an HDF5 file nor a text file that lists some") from None
-    lines = [line.split("#")[0].strip() for line in text.splitlines()]
-    found: list[Path] = []
-    for line in filter(None, lines):
-        target = place.parent / Path(line).expanduser()
-        if target.resolve() == place.resolve():
-            raise BadInput(f"{place}: lists itself")
-        if target.is_file() and target.suffix not in SUFFIXES and not h5py.is_hdf5(target):
-            raise BadInput(f"{place}: lists {line}, which is no HDF5 file")
-        found += _named(line, place.parent)
-    return found

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ground.errors import BadInput
+from ground.machine import available_memory
 from models.xtcav.build import build
 from models.xtcav.network import Published
 
@@ -140,21 +140,7 @@ def available(device: torch.device | None = None) -> int:
     """Bytes that a process could still get: of a GPU, of this machine, or of what its control group leaves."""
     if device is not None and device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    found = [2**62]
-    memory = Path("/proc/meminfo")
-    if memory.exists():
-        found += [int(line.split()[1]) * 1024 for line in memory.read_text().splitlines() if "MemAvailable" in line]
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            found.append(
-                int((Path("/sys/fs/cgroup") / limit).read_text()) - int((Path("/sys/fs/cgroup") / used).read_text())
-            )
-        except (OSError, ValueError):
-            continue
-    return max(0, min(found))
+    return available_memory()
 
 
 def too_large(lines: list[Layer], config: Mapping[str, Any], free: int) -> str:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,6 +84,51 @@ def test_saved_and_restored_goes_on_the_same(name: str, tmp_path: Path) -> None:
     again = searchers.create(name, MIXED, "score", "max", 0)
     again.restore(str(tmp_path / "s.json"))
     assert again.suggest("next") == whole.suggest("next")
+
+
+STACKS = {
+    "depth": Domain("randint", 1, 7),
+    **{f"pool{i}": Domain("randint", 1, 7, when={"depth": tuple(range(i, 7))}) for i in range(1, 7)},
+    "lr": Domain("loguniform", 1e-5, 1e-2),
+}
+
+
+def pooled(point: Mapping[str, Any]) -> bool:
+    """Whether 100 bins outlast the pools."""
+    return math.prod(int(point[name]) for name in point if name.startswith("pool")) <= 100
+
+
+@pytest.mark.parametrize("name", searchers.names())
+def test_infeasible_points_are_never_proposed(name: str) -> None:
+    searcher = searchers.create(name, STACKS, "score", "min", 3, pooled)
+    rng, points = np.random.default_rng(0), []
+    assert np.mean([pooled(searcher.random_point(rng)) for _ in range(200)]) < 0.8
+    for number in range(12):
+        point = searcher.suggest(str(number))
+        assert isinstance(point, dict) and searcher.contains(point) and pooled(point)
+        points.append(point)
+        # more layers are better, so a search that goes by its model runs against the limit
+        searcher.on_trial_complete(str(number), {"score": -float(point["depth"]) + abs(math.log10(point["lr"]) + 3)})
+    assert len({str(p) for p in points}) == len(points)
+
+
+def test_an_infeasible_proposal_is_mended_nearby() -> None:
+    searcher = searchers.create("random", STACKS, "score", "min", 0, pooled)
+    proposal = {"depth": 6, **{f"pool{i}": 3 for i in range(1, 7)}, "lr": 1e-3}
+    kept, by_chance = [], []
+    for seed in range(20):
+        searcher.propose = lambda rng: dict(proposal)  # type: ignore[method-assign]
+        searcher.asked = seed
+        point, random = searcher.suggest(str(seed)), searcher.random_point(np.random.default_rng(seed))
+        assert isinstance(point, dict) and pooled(point)
+        kept.append(sum(point.get(key) == value for key, value in proposal.items()))
+        by_chance.append(sum(random.get(key) == value for key, value in proposal.items()))
+    assert np.mean(kept) > 2.5 * np.mean(by_chance)
+
+
+def test_a_space_without_a_feasible_point_ends_the_search() -> None:
+    searcher = searchers.create("random", STACKS, "score", "min", 0, lambda point: False)
+    assert searcher.suggest("0") == "FINISHED"
 
 
 def smooth(dimensions: int = 4) -> dict[str, Domain]:

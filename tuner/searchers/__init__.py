@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from search_spaces import Domain
 
@@ -23,10 +23,19 @@ def names() -> tuple[str, ...]:
     return tuple(_SEARCHERS)
 
 
-def create(name: str, space: Mapping[str, Domain], metric: str, mode: str, seed: int) -> SpaceSearcher:
-    """The searcher of that name, seeded."""
+def create(
+    name: str,
+    space: Mapping[str, Domain],
+    metric: str,
+    mode: str,
+    seed: int,
+    feasible: Callable[[Mapping[str, Any]], bool] | None = None,
+) -> SpaceSearcher:
+    """The searcher of that name, seeded; it proposes `feasible` points only."""
     module, kind = _SEARCHERS[name]
     searcher: SpaceSearcher = getattr(importlib.import_module(f"tuner.searchers.{module}"), kind)(
         space, metric, mode, seed
     )
+    if feasible is not None:
+        searcher.feasible = feasible
     return searcher

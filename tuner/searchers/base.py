@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from search_spaces.conditions import is_active, ordered
 
 Point = dict[str, Any]
 _TRIES = 1000
+_NEAR = 200  # of these tries, those that stay near an infeasible proposal
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,15 @@ class SpaceSearcher(Searcher):
         self.asked = 0
         self.known = 0
         """How many points of the history come from elsewhere: the initial design is that much smaller."""
+        self.feasible: Callable[[Mapping[str, Any]], bool] = lambda point: True
+        """Whether a point can be evaluated at all; no other is handed out."""
         self._order = ordered(self.space)
 
     @abstractmethod
     def propose(self, rng: np.random.Generator) -> Point:
         """The next point to try, given `history` and `pending`.
 
-        It may hold inactive parameters and repeat a point: `suggest` sees to that.
+        It may hold inactive parameters, repeat a point or be infeasible: `suggest` sees to that.
         """
 
     def suggest(self, trial_id: str) -> Point | str | None:  # type: ignore[override]
@@ -71,11 +74,27 @@ class SpaceSearcher(Searcher):
 
     def _fresh(self, point: Point, rng: np.random.Generator) -> Point | None:
         taken = {self._key(o.point) for o in self.history} | {self._key(p) for p in self.pending.values()}
-        for _ in range(_TRIES):
-            if self._key(point) not in taken:
+        proposed, good = point, self.feasible(point)
+        if good and self._key(point) not in taken:
+            return point
+        for number in range(_TRIES):
+            # what made an infeasible point a good proposal is kept as far as it can be
+            near = not good and number < _NEAR
+            point = self._near(proposed, (number + 1) / _NEAR, rng) if near else self.random_point(rng)
+            if self._key(point) not in taken and self.feasible(point):
                 return point
-            point = self.random_point(rng)
-        return None  # a finite space, used up
+        return None  # a finite space, used up, or next to nothing in it is feasible
+
+    def _near(self, point: Point, share: float, rng: np.random.Generator) -> Point:
+        """A point with about that share of its parameters, one at least, drawn anew."""
+        random, anew = self.random_point(rng), rng.random(len(self._order)) < share
+        anew[int(rng.integers(len(anew)))] = True
+        near: Point = {}
+        for name, drawn in zip(self._order, anew, strict=True):
+            if is_active(self.space[name], near):
+                keep = name in point and not drawn
+                near[name] = point[name] if keep else random.get(name, sample(self.space[name], rng))
+        return {name: near[name] for name in self.space if name in near}
 
     def _key(self, point: Mapping[str, Any]) -> str:
         return json.dumps({name: point[name] for name in self.space if name in point})

@@ -16,10 +16,11 @@ from skopt.space import Categorical, Dimension, Integer, Real
 from skopt.utils import normalize_dimensions
 from threadpoolctl import threadpool_limits
 
-from search_spaces import Domain
+from search_spaces import Domain, prune
 from tuner.searchers.base import Point, SpaceSearcher, middle
 
 _GLOBAL, _LOCAL, _AROUND = 2000, 4000, 5
+_CANDIDATES = 300  # the most promising ones, of which the first feasible is proposed
 
 
 class RegularizedGP(GaussianProcessRegressor):
@@ -117,8 +118,9 @@ class SkOptSearch(SpaceSearcher):
         # there and back: integers and choices land on their own values
         candidates = np.asarray(space.transform(self._imputed(space.inverse_transform(candidates))))
         gain = gaussian_ei(candidates, model, y_opt=mean.min(), xi=0.0)
-        best: list[object] = space.inverse_transform(candidates[[int(np.argmax(gain))]])[0]
-        return best
+        order = np.argsort(-gain, kind="stable")[:_CANDIDATES]
+        rows: list[list[object]] = space.inverse_transform(candidates[order])
+        return next((row for row in rows if self.feasible(prune(self.space, self._point(row)))), rows[0])
 
     def _initial(self, dimensions: list[Dimension], count: int, rng: np.random.Generator) -> Point:
         """The next point of a Latin hypercube that only the seed decides; beyond it, random points."""
