@@ -17,6 +17,9 @@ from models.cellspike.config import resolve
 from models.cellspike.network import build, parameters, shapes
 from models.cellspike.tower import Inverter, PooledConv, Row
 
+_AROUND = 3.0
+"""How far a written search space goes from the design's learning rate, as a factor."""
+
 
 def design_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the verb `design`."""
@@ -25,7 +28,7 @@ def design_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--probes", type=int, default=3, help="probes (default 3)")
     parser.add_argument("--outputs", type=int, default=19, help="conductances (default 19)")
     parser.add_argument("--towers", type=int, default=1, help="CNNs side by side, one a stimulus (default 1)")
-    parser.add_argument("-o", "--output", type=Path, help="write our settings there (run_hyperopt.py --config)")
+    parser.add_argument("-o", "--output", type=Path, help="write it as a search space of its learning rate")
 
 
 def design_main(given: argparse.Namespace) -> int:
@@ -55,8 +58,8 @@ def design_main(given: argparse.Namespace) -> int:
     for key, value in data.items():
         print(f"data key {key}: {value}")
     if given.output:
-        _write(given.output, yaml.safe_dump(given_settings, sort_keys=False))
-        print(f"{given.output}: {len(given_settings)} settings")
+        _write(given.output, _space(given.design.name, given_settings, data, settings["LR"]))
+        print(f"{given.output}: run_hyperopt.py {given.output} --data PACKS")
     return 0
 
 
@@ -138,6 +141,20 @@ def table(settings: Mapping[str, Any], bins: int, probes: int, outputs: int, tow
     wide = max(len(name) for name, _, _ in rows)
     lines = [f"{name:{wide}}  {out:14} {count:>11,}" for name, out, count in rows]
     return [*lines, f"{'parameters':{wide}}  {'':14} {parameters(network):>11,}"]
+
+
+def _space(source: str, settings: Mapping[str, Any], data: Mapping[str, Any], rate: float) -> str:
+    """A search space that keeps the design and varies the rate around its own: trials differ in their seed as well."""
+    around = [float(f"{rate * factor:.3g}") for factor in (1 / _AROUND, _AROUND)]
+    content = {
+        "description": f"the design {source}",
+        "family": "cellspike",
+        "data": dict(data),
+        "fixed": {name: value for name, value in settings.items() if name != "LR"},
+        "space": {"LR": {"loguniform": around}},
+        "budget": {"samples": 10, "keep": 10},
+    }
+    return yaml.safe_dump(content, sort_keys=False)
 
 
 def _write(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import search_spaces
 from ground.errors import BadInput
 from ground.states import load_state, save_state
 from models.base import Place
@@ -193,13 +194,16 @@ def verb(name: str, *arguments: str) -> int:
 
 
 def test_design_prints_layers_and_count(a2f: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "settings.yaml"
+    out = tmp_path / "space.yaml"
     assert verb("design", str(changed(a2f, extra=1)), "--bins", "4000", "-o", str(out)) == 0
     told = capsys.readouterr().out
     assert "6,412,539" in told
     assert "3997 → 999" in told
     assert "unknown key: extra" in told
-    assert resolve(yaml.safe_load(out.read_text())) == resolve(hpar.read(a2f).settings)
+    space, design_of = search_spaces.load(out), hpar.read(a2f)
+    assert resolve({**space.fixed, "LR": 0.001}) == resolve(design_of.settings)
+    assert (space.family, space.data) == ("cellspike", design_of.data)
+    assert space.space["LR"].to_json() == {"loguniform": [0.000333, 0.003]}
     # what was written is read as well, and is not written again
     assert verb("design", str(out), "--bins", "4000") == 0
     assert "6,412,539" in capsys.readouterr().out

@@ -192,7 +192,8 @@ def test_what_does_not_belong_together_is_refused(predicted: tuple[Path, Path], 
     with pytest.raises(BadInput, match="--witness nobody: the cells are bbp1001"):
         verb(prediction, packs, tmp_path, "--witness", "nobody")
     (tmp_path / "other").mkdir()
-    written.ontra(tmp_path / "other", 7)
+    pack = written.ontra(tmp_path / "other", 0)
+    pack.rename(pack.with_name(pack.name.replace("bbp1001", "bbp9991")))
     with pytest.raises(BadInput, match="predicted for other files"):
         verb(prediction, tmp_path / "other", tmp_path)
     (tmp_path / "short").mkdir()
