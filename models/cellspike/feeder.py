@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ground.errors import BadInput
+from models.cellspike.packs import kept_open
 from models.cellspike.traces import MB, Batch, Segment, Traces, sequence
 
 _WINDOW = 256 * MB
@@ -141,7 +142,8 @@ class Feeder:
                     return
 
     def _read(self, window: list[Part]) -> Batch:
-        blocks = [self.shard.block(part.segment, part.start, part.stop) for part in window]
+        with kept_open(part.segment.pack.path for part in window):
+            blocks = [self.shard.block(part.segment, part.start, part.stop) for part in window]
         where = [
             np.arange(part.sample, part.sample + len(block[0])) for part, block in zip(window, blocks, strict=True)
         ]
@@ -166,7 +168,7 @@ def _kept_shard(traces: Traces, rank: int, ranks: int) -> Traces:
     return traces._memory[name]
 
 
-def sweep(traces: Traces, batch: int = 128, limit: float = 64 * MB, seed: int = 0) -> tuple[int, int]:
+def sweep(traces: Traces, batch: int = 128, limit: float = math.inf, seed: int = 0) -> tuple[int, int]:
     """Read one shuffled epoch from the files, as training does; (samples, bytes of traces) that were given out."""
     samples = size = 0
     feeder = Feeder(traces, batch, seed, limit=min(limit, traces.bytes() - 1))
