@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ground.errors import BadInput
 from models.cellspike.packs import kept_open
@@ -118,13 +119,18 @@ class Feeder:
             first += 1
         left: Batch | None = None
         given = start
+        sample = self.shard.block(self.shard.segments[0], 0, 1, targets=False)[0]
+        kind = torch.from_numpy(np.empty(0, self.shard.dtype)).dtype
+        places = [torch.empty((max(sizes), *sample.shape[1:]), dtype=kind) for _ in range(min(2, len(windows)))]
         # the next window is read while this one is trained on
         with ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(self._read, windows[first]) if first < len(windows) else None
+            coming = reader.submit(self._read, windows[first], places[0]) if first < len(windows) else None
             for number in range(first, len(windows)):
                 assert coming is not None
                 window = coming.result()
-                coming = reader.submit(self._read, windows[number + 1]) if number + 1 < len(windows) else None
+                coming = None
+                if number + 1 < len(windows):
+                    coming = reader.submit(self._read, windows[number + 1], places[(number + 1 - first) % 2])
                 rng = np.random.default_rng([self.seed, self.rank, epoch, number])
                 order = torch.from_numpy(rng.permutation(sizes[number])[skip:])
                 skip = 0
@@ -141,13 +147,20 @@ class Feeder:
                         coming.cancel()
                     return
 
-    def _read(self, window: list[Part]) -> Batch:
+    def _read(self, window: list[Part], place: Tensor | None = None) -> Batch:
+        """A window's samples, their traces at the beginning of `place`."""
+        each, done, blocks = self.shard.reading.per_row, 0, []
         with kept_open(part.segment.pack.path for part in window):
-            blocks = [self.shard.block(part.segment, part.start, part.stop) for part in window]
+            for part in window:
+                count = (part.stop - part.start) * each
+                into = None if place is None else place[done : done + count]
+                blocks.append(self.shard.block(part.segment, part.start, part.stop, into=into))
+                done += count
         where = [
             np.arange(part.sample, part.sample + len(block[0])) for part, block in zip(window, blocks, strict=True)
         ]
-        traces, extras, targets = (torch.cat([block[i] for block in blocks]) for i in range(3))
+        extras, targets = (torch.cat([block[i] for block in blocks]) for i in (1, 2))
+        traces = place[:done] if place is not None else torch.cat([block[0] for block in blocks])
         return Batch(traces, extras, targets, np.concatenate(where))
 
 

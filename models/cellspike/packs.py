@@ -115,27 +115,36 @@ class Pack:
         rows: slice = slice(None),
         probes: Sequence[int] | None = None,
         stims: Sequence[int] | None = None,
+        into: np.ndarray | None = None,
     ) -> np.ndarray:
         """(n, bins, probes, stims) of consecutive rows in the type they are stored in (double becomes single).
 
         Args:
             probes, stims: which, by position, in the order wanted (None: all).
+            into: the result's place, contiguous and of its shape and type (None: a new array).
 
         Raises:
             BadInput: the file is gone or damaged.
         """
         start, stop, _ = rows.indices(self.rows(split))
+        some_probes = probes is not None and list(probes) != list(range(len(self.probes)))
+        some_stims = stims is not None and list(stims) != list(range(len(self.stims)))
         with _reading(self.path) as file:
             dataset = file[self.keys[split]["frames"]]
-            out = np.empty((max(0, stop - start), *dataset.shape[1:]), self.dtype)
+            shape = (max(0, stop - start), *dataset.shape[1:])
+            whole = into is None or some_probes or some_stims
+            out = np.empty(shape, self.dtype) if whole or into is None else into.reshape(shape)
             if out.size:
                 dataset.read_direct(out, np.s_[start:stop])
         out = out.reshape(len(out), self.bins, len(self.probes), len(self.stims))
-        if probes is not None and list(probes) != list(range(len(self.probes))):
+        if some_probes and probes is not None:
             out = out[:, :, list(probes)]
-        if stims is not None and list(stims) != list(range(len(self.stims))):
+        if some_stims and stims is not None:
             out = out[..., list(stims)]
-        return out
+        if into is None or not whole:
+            return out
+        into[...] = out
+        return into
 
     def _stored(self, split: Split, what: str, rows: slice = slice(None)) -> np.ndarray | None:
         name = self.keys.get(split, {}).get(what)
