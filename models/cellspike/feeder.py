@@ -101,7 +101,9 @@ class Feeder:
     def windows(self, epoch: int) -> list[list[Part]]:
         """The blocks of an epoch in the order they are read, window by window."""
         size = max(1, self.shard.bytes() // len(self.shard)) * self.shard.reading.per_row
-        rows = max(_FEWEST, self._window // _BLOCKS // size)
+        # many blocks, but such that reading one takes longer than asking for it
+        block = max(self._window // _BLOCKS, min(4 * MB, self._window // 4))
+        rows = max(_FEWEST, block // size)
         parts, sample = [], 0
         for segment in self.shard.segments:
             for start in range(0, len(segment), rows):

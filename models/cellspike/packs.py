@@ -38,21 +38,25 @@ def kept_open(paths: Iterable[Path]) -> Iterator[None]:
         BadInput: one is missing or cannot be read.
     """
     with contextlib.ExitStack() as stack:
+        _OPEN.datasets = {}
         _OPEN.files = {path: stack.enter_context(reading_hdf5(path)) for path in set(paths)}
         try:
             yield
         finally:
-            _OPEN.files = {}
+            _OPEN.files = _OPEN.datasets = {}
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[h5py.File]:
-    files = getattr(_OPEN, "files", {})
-    if path in files:
-        yield files[path]
+def _dataset(path: Path, name: str) -> Iterator[h5py.Dataset]:
+    """A dataset; of a file that is kept open it is looked up once."""
+    file = getattr(_OPEN, "files", {}).get(path)
+    if file is None:
+        with reading_hdf5(path) as opened:
+            yield opened[name]
         return
-    with reading_hdf5(path) as file:
-        yield file
+    if (path, name) not in _OPEN.datasets:
+        _OPEN.datasets[path, name] = file[name]
+    yield _OPEN.datasets[path, name]
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,7 @@ class Pack:
         start, stop, _ = rows.indices(self.rows(split))
         some_probes = probes is not None and list(probes) != list(range(len(self.probes)))
         some_stims = stims is not None and list(stims) != list(range(len(self.stims)))
-        with _reading(self.path) as file:
-            dataset = file[self.keys[split]["frames"]]
+        with _dataset(self.path, self.keys[split]["frames"]) as dataset:
             shape = (max(0, stop - start), *dataset.shape[1:])
             whole = into is None or some_probes or some_stims
             out = np.empty(shape, self.dtype) if whole or into is None else into.reshape(shape)
@@ -150,8 +153,8 @@ class Pack:
         name = self.keys.get(split, {}).get(what)
         if name is None:
             return None
-        with _reading(self.path) as file:
-            return np.asarray(file[name][rows])
+        with _dataset(self.path, name) as dataset:
+            return np.asarray(dataset[rows])
 
     def unit(self, split: Split, rows: slice = slice(None)) -> np.ndarray | None:
         """(n, P) float32 unit parameters u of the cell's own ranges; None where they cannot be known.
