@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ground.errors import BadInput
+from models.cellspike.packs import kept_open
 from models.cellspike.traces import MB, Batch, Segment, Traces, sequence
 
 _WINDOW = 256 * MB
@@ -99,7 +101,9 @@ class Feeder:
     def windows(self, epoch: int) -> list[list[Part]]:
         """The blocks of an epoch in the order they are read, window by window."""
         size = max(1, self.shard.bytes() // len(self.shard)) * self.shard.reading.per_row
-        rows = max(_FEWEST, self._window // _BLOCKS // size)
+        # many blocks, but such that reading one takes longer than asking for it
+        block = max(self._window // _BLOCKS, min(4 * MB, self._window // 4))
+        rows = max(_FEWEST, block // size)
         parts, sample = [], 0
         for segment in self.shard.segments:
             for start in range(0, len(segment), rows):
@@ -117,13 +121,18 @@ class Feeder:
             first += 1
         left: Batch | None = None
         given = start
+        sample = self.shard.block(self.shard.segments[0], 0, 1, targets=False)[0]
+        kind = torch.from_numpy(np.empty(0, self.shard.dtype)).dtype
+        places = [torch.empty((max(sizes), *sample.shape[1:]), dtype=kind) for _ in range(min(2, len(windows)))]
         # the next window is read while this one is trained on
         with ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(self._read, windows[first]) if first < len(windows) else None
+            coming = reader.submit(self._read, windows[first], places[0]) if first < len(windows) else None
             for number in range(first, len(windows)):
                 assert coming is not None
                 window = coming.result()
-                coming = reader.submit(self._read, windows[number + 1]) if number + 1 < len(windows) else None
+                coming = None
+                if number + 1 < len(windows):
+                    coming = reader.submit(self._read, windows[number + 1], places[(number + 1 - first) % 2])
                 rng = np.random.default_rng([self.seed, self.rank, epoch, number])
                 order = torch.from_numpy(rng.permutation(sizes[number])[skip:])
                 skip = 0
@@ -140,12 +149,20 @@ class Feeder:
                         coming.cancel()
                     return
 
-    def _read(self, window: list[Part]) -> Batch:
-        blocks = [self.shard.block(part.segment, part.start, part.stop) for part in window]
+    def _read(self, window: list[Part], place: Tensor | None = None) -> Batch:
+        """A window's samples, their traces at the beginning of `place`."""
+        each, done, blocks = self.shard.reading.per_row, 0, []
+        with kept_open(part.segment.pack.path for part in window):
+            for part in window:
+                count = (part.stop - part.start) * each
+                into = None if place is None else place[done : done + count]
+                blocks.append(self.shard.block(part.segment, part.start, part.stop, into=into))
+                done += count
         where = [
             np.arange(part.sample, part.sample + len(block[0])) for part, block in zip(window, blocks, strict=True)
         ]
-        traces, extras, targets = (torch.cat([block[i] for block in blocks]) for i in range(3))
+        extras, targets = (torch.cat([block[i] for block in blocks]) for i in (1, 2))
+        traces = place[:done] if place is not None else torch.cat([block[0] for block in blocks])
         return Batch(traces, extras, targets, np.concatenate(where))
 
 
@@ -166,7 +183,7 @@ def _kept_shard(traces: Traces, rank: int, ranks: int) -> Traces:
     return traces._memory[name]
 
 
-def sweep(traces: Traces, batch: int = 128, limit: float = 64 * MB, seed: int = 0) -> tuple[int, int]:
+def sweep(traces: Traces, batch: int = 128, limit: float = math.inf, seed: int = 0) -> tuple[int, int]:
     """Read one shuffled epoch from the files, as training does; (samples, bytes of traces) that were given out."""
     samples = size = 0
     feeder = Feeder(traces, batch, seed, limit=min(limit, traces.bytes() - 1))

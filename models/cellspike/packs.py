@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +25,38 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 UNKNOWN = -1
 """The cell of a row in a pack of many that does not say."""
 _EDGE = 1e-3  # how far half-precision rounding may carry a unit parameter beyond one
+
+
+_OPEN = threading.local()
+
+
+@contextlib.contextmanager
+def kept_open(paths: Iterable[Path]) -> Iterator[None]:
+    """Files that this thread reads many small parts of: opening one takes as long as reading a megabyte.
+
+    Raises:
+        BadInput: one is missing or cannot be read.
+    """
+    with contextlib.ExitStack() as stack:
+        _OPEN.datasets = {}
+        _OPEN.files = {path: stack.enter_context(reading_hdf5(path)) for path in set(paths)}
+        try:
+            yield
+        finally:
+            _OPEN.files = _OPEN.datasets = {}
+
+
+@contextlib.contextmanager
+def _dataset(path: Path, name: str) -> Iterator[h5py.Dataset]:
+    """A dataset; of a file that is kept open it is looked up once."""
+    file = getattr(_OPEN, "files", {}).get(path)
+    if file is None:
+        with reading_hdf5(path) as opened:
+            yield opened[name]
+        return
+    if (path, name) not in _OPEN.datasets:
+        _OPEN.datasets[path, name] = file[name]
+    yield _OPEN.datasets[path, name]
 
 
 @dataclass(frozen=True)
@@ -85,34 +119,42 @@ class Pack:
         rows: slice = slice(None),
         probes: Sequence[int] | None = None,
         stims: Sequence[int] | None = None,
+        into: np.ndarray | None = None,
     ) -> np.ndarray:
         """(n, bins, probes, stims) of consecutive rows in the type they are stored in (double becomes single).
 
         Args:
             probes, stims: which, by position, in the order wanted (None: all).
+            into: the result's place, contiguous and of its shape and type (None: a new array).
 
         Raises:
             BadInput: the file is gone or damaged.
         """
         start, stop, _ = rows.indices(self.rows(split))
-        with reading_hdf5(self.path) as file:
-            dataset = file[self.keys[split]["frames"]]
-            out = np.empty((max(0, stop - start), *dataset.shape[1:]), self.dtype)
+        some_probes = probes is not None and list(probes) != list(range(len(self.probes)))
+        some_stims = stims is not None and list(stims) != list(range(len(self.stims)))
+        with _dataset(self.path, self.keys[split]["frames"]) as dataset:
+            shape = (max(0, stop - start), *dataset.shape[1:])
+            whole = into is None or some_probes or some_stims
+            out = np.empty(shape, self.dtype) if whole or into is None else into.reshape(shape)
             if out.size:
                 dataset.read_direct(out, np.s_[start:stop])
         out = out.reshape(len(out), self.bins, len(self.probes), len(self.stims))
-        if probes is not None and list(probes) != list(range(len(self.probes))):
+        if some_probes and probes is not None:
             out = out[:, :, list(probes)]
-        if stims is not None and list(stims) != list(range(len(self.stims))):
+        if some_stims and stims is not None:
             out = out[..., list(stims)]
-        return out
+        if into is None or not whole:
+            return out
+        into[...] = out
+        return into
 
     def _stored(self, split: Split, what: str, rows: slice = slice(None)) -> np.ndarray | None:
         name = self.keys.get(split, {}).get(what)
         if name is None:
             return None
-        with reading_hdf5(self.path) as file:
-            return np.asarray(file[name][rows])
+        with _dataset(self.path, name) as dataset:
+            return np.asarray(dataset[rows])
 
     def unit(self, split: Split, rows: slice = slice(None)) -> np.ndarray | None:
         """(n, P) float32 unit parameters u of the cell's own ranges; None where they cannot be known.

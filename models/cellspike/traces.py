@@ -256,11 +256,28 @@ class Traces:
 
     # ---- reading
 
-    def block(self, segment: Segment, start: int, stop: int, targets: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """Traces, extras and targets of consecutive rows of a segment, counted from its start, as samples."""
-        rows = slice(segment.start + start, segment.start + stop)
-        raw = segment.pack.raw(segment.split, rows, segment.probes, segment.stims)
-        traces, each = torch.from_numpy(arranged(raw, self.reading.stimuli)), self.reading.per_row
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """A type that all packs' traces fit into."""
+        return np.result_type(*{segment.pack.dtype for segment in self.segments})
+
+    def block(
+        self, segment: Segment, start: int, stop: int, targets: bool = True, into: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Traces, extras and targets of consecutive rows of a segment, counted from its start, as samples.
+
+        Args:
+            into: where the traces are to lie (None: somewhere new).
+        """
+        rows, each = slice(segment.start + start, segment.start + stop), self.reading.per_row
+        as_stored = len(segment.stims) == 1 or self.reading.stimuli == "towers"
+        place = None
+        if into is not None and as_stored and segment.pack.dtype == self.dtype:
+            place = into.numpy().reshape(stop - start, segment.pack.bins, len(segment.probes), len(segment.stims))
+        raw = segment.pack.raw(segment.split, rows, segment.probes, segment.stims, place)
+        traces = torch.from_numpy(arranged(raw, self.reading.stimuli))
+        if into is not None and place is None:
+            traces = into.copy_(traces)
         extras = torch.zeros(len(traces), 0)
         if self.reading.extras:
             found = segment.pack.extras(segment.split, rows, self.reading.extras, segment.probes, segment.stims)
@@ -291,7 +308,9 @@ class Traces:
             refuse_not_finite(self, batch)
             arrays = (batch.traces, batch.extras, batch.targets)
             if out is None:
-                out = [torch.empty((len(self), *array.shape[1:]), dtype=array.dtype) for array in arrays]
+                kinds = (torch.from_numpy(np.empty(0, self.dtype)).dtype, torch.float32, torch.float32)
+                shapes = [(len(self), *array.shape[1:]) for array in arrays]
+                out = [torch.empty(shape, dtype=kind) for shape, kind in zip(shapes, kinds, strict=True)]
             for array, part in zip(out, arrays, strict=True):
                 array[done : done + len(part)] = part
             done += len(batch.where)

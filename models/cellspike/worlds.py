@@ -66,8 +66,11 @@ def _ontra(path: Path, file: h5py.File, meta: Path | None) -> Pack:
     sizes, shape, dtype, columns = _shapes(path, file, keys, 3)
     inside, own, training = _inside(file), _beside(path), _training_meta(path, meta)
     pack = own.get("packInfo") or {}
-    table = pack.get("conductName") or (training.get("dataInfo") or {}).get("conductName")
-    info = {**(training.get("dataInfo") or {}), **(own.get("dataInfo") or {})}
+    table = next(
+        (found["conductName"] for found in (pack, inside, training.get("dataInfo") or {}) if found.get("conductName")),
+        None,
+    )
+    info = {name: v for told in (training, inside, own) for name, v in (told.get("dataInfo") or {}).items()}
     names = _names(path, [str(row[1]) for row in table] if table else info.get("parName"), columns)
     cells = tuple(str(name) for name in inside.get("cellNameList") or ())
     units, whole = _ontra_units(path, names, table, own, pack) if table else (None, False)
@@ -75,7 +78,7 @@ def _ontra(path: Path, file: h5py.File, meta: Path | None) -> Pack:
     split = info.get("cellSplit") or {}
     if not all(isinstance(info.get(k, n), int) and info.get(k, n) == n for k, n in (("numTimeBin", shape[1]),)):
         raise BadInput(f"{path}: {shape[1]} time bins, its meta says {info['numTimeBin']} (numTimeBin)")
-    axis = (own.get("rawInfo") or {}).get("timeAxis") or {}
+    axis = (own.get("rawInfo") or {}).get("timeAxis") or inside.get("timeAxis") or {}
     found = Pack(
         path=path,
         world="ontra",

@@ -171,6 +171,9 @@ def test_ranks_hold_contiguous_shards_of_each_file(folder: Path) -> None:
     rows = [{(int(f), int(r)) for f, r in zip(s.ids()["file"], s.ids()["row"], strict=True)} for s in shards]
     assert [len(r) for r in rows] == [42] * 3 and not rows[0] & rows[1] and not rows[1] & rows[2]
     assert shards[1].ids()["row"].tolist() == [*range(21, 42)] * 2
+    mine, whole = shards[1].held(), train.held()
+    at = torch.tensor([*range(21, 42), *range(64 + 21, 64 + 42)])
+    assert torch.equal(mine[0], whole[0][at]) and torch.equal(mine[2], whole[2][at])
     assert [Feeder(train, 10, 0, rank, 3).steps for rank in range(3)] == [4] * 3
 
 

@@ -73,7 +73,10 @@ def test_an_aggregated_pack_knows_each_rows_cell(tmp_path: Path) -> None:
     pack = open_pack(path)
     with h5py.File(path) as file:
         assert np.array_equal(pack.cells("train"), file["train_cell"][:])
-    assert pack.cell_names == ("a", "b") and pack.dtype == np.float16
+    assert pack.cell_names == ("a", "b") and pack.dtype == np.float16 and pack.names == written.NAMES
+    star, physical = pack.star("test"), pack.physical("test")
+    np.testing.assert_allclose(physical, 10 ** (star * written.DELTA + written.CENT), rtol=1e-5)  # type: ignore[operator]
+    assert pack.unit("test") is None
     assert pack.frames("test").dtype == np.float32
     (tmp_path / "x").mkdir()
     assert (open_pack(written.aggregated(tmp_path / "x", said=False)).cells("val") == UNKNOWN).all()

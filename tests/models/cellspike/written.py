@@ -97,7 +97,9 @@ def aggregated(
             file[f"{split}_unitStar_par"] = star.astype(np.float32)
             if said:
                 file[f"{split}_cell"] = rng.integers(0, len(cells), count)
-        file["meta.JSON"] = [json.dumps({"cellNameList": list(cells)})]
+        file["meta.JSON"] = [
+            json.dumps({"cellNameList": list(cells), "conductName": table(), "timeAxis": {"step": 0.125}})
+        ]
     return path
 
 
