@@ -6,6 +6,7 @@ import argparse
 import difflib
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def resolve(arguments: argparse.Namespace) -> Request:
     else:
         raise BadInput(f"--holdout {holdout:g}: a share of the validation groups, above 0 and below 1")
     family.truth(data)
+    _check_feasible(space, family, arguments.seed)
     options = Options(
         samples=samples,
         searcher=arguments.searcher,
@@ -191,6 +193,16 @@ def _check_settings(space: SearchSpace, family: Family) -> None:
             family.check({**space.fixed, **corner})
         except BadInput as error:
             raise BadInput(f"search space {space.name}: {error}") from None
+
+
+def _check_feasible(space: SearchSpace, family: Family, seed: int) -> None:
+    """Something of the space can be trained on the data."""
+
+    def feasible(point: Mapping[str, Any]) -> bool:
+        return family.feasible(space.data, {**space.fixed, **point})
+
+    if not isinstance(searchers.create("random", space.space, "", "min", seed, feasible).suggest(""), dict):
+        raise BadInput(f"search space {space.name}: no model of it can be made for this data")
 
 
 def _objective(asked: str | None, family: Family) -> str:
