@@ -19,6 +19,7 @@ from models.cellspike.packs import SPLITS, UNKNOWN, Pack, Split
 
 MB = 2**20
 _BLOCK = 32 * MB  # traces that are read at once
+_F4 = (torch.float32, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -302,20 +303,17 @@ class Traces:
         return self._memory["held"]
 
     def _read_all(self) -> tuple[Tensor, Tensor, Tensor]:
-        out: list[Tensor] | None = None
-        done = 0
-        for batch in self._blocks(self.at_once()):
-            refuse_not_finite(self, batch)
-            arrays = (batch.traces, batch.extras, batch.targets)
-            if out is None:
-                kinds = (torch.from_numpy(np.empty(0, self.dtype)).dtype, torch.float32, torch.float32)
-                shapes = [(len(self), *array.shape[1:]) for array in arrays]
-                out = [torch.empty(shape, dtype=kind) for shape, kind in zip(shapes, kinds, strict=True)]
-            for array, part in zip(out, arrays, strict=True):
-                array[done : done + len(part)] = part
-            done += len(batch.where)
-        if out is None:
+        if not len(self):
             raise BadInput("no rows to read")
+        one = self.block(self.segments[0], 0, 1)
+        kind = torch.from_numpy(np.empty(0, self.dtype)).dtype
+        out = [torch.empty((len(self), *part.shape[1:]), dtype=d) for part, d in zip(one, (kind, *_F4), strict=True)]
+        done = 0
+        for batch in self._blocks(self.at_once(), out[0]):
+            refuse_not_finite(self, batch)
+            rows = slice(done, done + len(batch.where))
+            out[1][rows], out[2][rows] = batch.extras, batch.targets
+            done = rows.stop
         return out[0], out[1], out[2]
 
     def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
@@ -331,8 +329,8 @@ class Traces:
         for batch in part._blocks(max(1, -(-size // self.reading.per_row))):
             yield replace(batch, where=batch.where + start)
 
-    def _blocks(self, rows: int) -> Iterator[Batch]:
-        """In order, `rows` rows of a segment at a time; of those only the chosen samples."""
+    def _blocks(self, rows: int, into: Tensor | None = None) -> Iterator[Batch]:
+        """In order, `rows` rows of a segment at a time; of those only the chosen samples, their traces in `into`."""
         each, first, told = self.reading.per_row, 0, 0
         for segment in self.segments:
             for start in range(0, len(segment), rows):
@@ -345,10 +343,13 @@ class Traces:
                     inside = self.chosen[a:b]
                 if not len(inside):
                     continue
-                traces, extras, targets = self.block(segment, start, stop)
-                if len(inside) < high - low:
+                place = None if into is None else into[told : told + len(inside)]
+                if len(inside) == high - low:
+                    traces, extras, targets = self.block(segment, start, stop, into=place)
+                else:
                     at = torch.from_numpy(inside - low)
-                    traces, extras, targets = traces[at], extras[at], targets[at]
+                    traces, extras, targets = (array[at] for array in self.block(segment, start, stop))
+                    traces = traces if place is None else place.copy_(traces)
                 yield Batch(traces, extras, targets, np.arange(told, told + len(inside)))
                 told += len(inside)
             first += len(segment) * each
