@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +47,7 @@ class Sites:
     Attributes:
         coords: (N, 4) int64 of the cells.
         rows: (rows,) the cell of each input row.
+        kept: what a library of kernels keeps of its own for these cells.
 
     Raises:
         BadInput: coordinates outside the box, or more than can be numbered.
@@ -56,6 +58,7 @@ class Sites:
         self.shape = shape
         self.keys, self.rows = torch.unique(encode(coords, shape), return_inverse=True)
         self.coords = decode(self.keys, shape)
+        self.kept: dict[str, Any] = {}
         self._neighbours: dict[Triple, Tensor] = {}
         self._coarser: dict[Triple, Coarser] = {}
 
