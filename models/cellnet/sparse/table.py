@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from models.cellnet.sparse.keys import Triple
 from models.cellnet.sparse.maps import Sites
+from models.cellnet.sparse.pairs import by_pairs
 
 _PORTION = {"cpu": 2**20, "cuda": 2**26}
 """Numbers gathered at a time: on a CPU what stays near the core, elsewhere what keeps the device busy."""
@@ -118,6 +119,9 @@ class _Transposed(torch.autograd.Function):
 
 def submanifold(x: Tensor, weight: Tensor, size: Triple, sites: Sites) -> Tensor:
     """Outputs where the inputs are: (N, C), (K, C, D), a kernel of odd `size` -> (N, D)."""
+    lists = sites.pairs(size)
+    if lists is not None:
+        return by_pairs(x, weight, lists)
     out: Tensor = _Submanifold.apply(x, weight, sites.neighbours(size))
     return out
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks import cellnet
 from ground.errors import BadInput
-from models.cellnet.sparse import Sites, StridedConv3d, SubmanifoldConv3d, TransposedConv3d, backend, table
+from models.cellnet.sparse import Sites, StridedConv3d, SubmanifoldConv3d, TransposedConv3d, backend, maps, table
 from models.cellnet.sparse.conv import SparseConv3d
 from models.cellnet.sparse.keys import MARGIN, Triple
 
@@ -88,9 +88,16 @@ def close(one: Tensor, other: Tensor, dtype: torch.dtype) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE[dtype] * scale)
 
 
+@pytest.fixture(params=[0.0, 2.0], ids=["table", "lists"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of computing a submanifold convolution, whatever is quicker."""
+    monkeypatch.setattr(maps, "LISTED", request.param)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("size", KERNELS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cloud=clouds(), seed=st.integers(0, 99))
 def test_submanifold_is_dense(size: Triple, dtype: torch.dtype, cloud: tuple[Tensor, Triple], seed: int) -> None:
     torch.manual_seed(seed)
@@ -109,6 +116,7 @@ def test_down_and_up_are_dense(size: Triple, dtype: torch.dtype, cloud: tuple[Te
     agree(TransposedConv3d(3, 2, size), transposed, sites, len(sites.coarser(size).sites), dtype)
 
 
+@pytest.mark.usefixtures("way")
 def test_many_portions_are_dense(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is gathered at a time does not show in the result."""
     torch.manual_seed(0)
@@ -148,6 +156,17 @@ def test_maps_are_made_once() -> None:
     sites = Sites(torch.tensor([[0, 1, 1, 1], [0, 1, 1, 2]]), (4, 4, 4))
     assert sites.neighbours((3, 3, 3)) is sites.neighbours((3, 3, 3))
     assert sites.coarser((2, 2, 2)) is sites.coarser((2, 2, 2))
+    assert sites.pairs((3, 3, 3)) is sites.pairs((3, 3, 3)) is not None
+
+
+def test_lists_are_made_where_few_neighbours_are() -> None:
+    cells = torch.cartesian_prod(torch.zeros(1, dtype=torch.int64), *[torch.arange(5)] * 3)
+    full, line = Sites(cells, (5, 5, 5)), Sites(cells[:5], (5, 5, 5))
+    assert full.pairs((3, 3, 3)) is None
+    lists = line.pairs((3, 3, 3))
+    assert lists is not None
+    found = sorted(zip(lists.target.tolist(), lists.source.tolist(), strict=True))
+    assert found == [(0, 1), (1, 0), (1, 2), (2, 1), (2, 3), (3, 2), (3, 4), (4, 3)]
 
 
 @pytest.mark.parametrize(
@@ -172,6 +191,7 @@ def test_kernels_that_the_margin_does_not_allow(size: Triple) -> None:
         Sites(torch.tensor([[0, 1, 1, 1]]), (9, 9, 9)).neighbours(size)
 
 
+@pytest.mark.usefixtures("way")
 def test_gradients_are_skipped_where_none_is_wanted() -> None:
     sites = Sites(torch.tensor([[0, 1, 1, 1], [0, 1, 1, 2]]), (4, 4, 4))
     conv = SubmanifoldConv3d(2, 2, (3, 3, 3))
@@ -179,6 +199,13 @@ def test_gradients_are_skipped_where_none_is_wanted() -> None:
     x = torch.rand(2, 2, requires_grad=True)
     conv(x, sites).sum().backward()
     assert conv.weight.grad is None and x.grad is not None
+    expected = x.grad
+    x.grad = None
+    conv.weight.requires_grad_(True)
+    conv(x, sites).sum().backward()
+    assert torch.equal(x.grad, expected)  # type: ignore[arg-type]
+    alone = torch.autograd.grad(conv(x.detach(), sites).sum(), conv.weight)
+    assert torch.equal(alone[0], conv.weight.grad)  # type: ignore[arg-type]
     down = StridedConv3d(2, 2, (2, 2, 2))
     down(torch.rand(2, 2), sites).sum().backward()
     assert down.weight.grad is not None
