@@ -135,6 +135,22 @@ def test_it_has_the_originals_parameters(downsample: int, count: int) -> None:
     assert numbers(made(DOWNSAMPLE_T=downsample)) == count
 
 
+def test_parameters_and_buffers_come_in_the_originals_order() -> None:
+    """A checkpoint of the original can be read by counting."""
+    net = made(**{**SMALL, "N_STRIDES": 2})
+    order = [name for name in net.trunk.state_dict() if name.endswith(".weight")]
+    assert [name.removesuffix(".weight") for name in order] == [
+        "first",
+        *(f"levels.before.0.{name}" for name in ("norm1", "conv1", "norm2", "conv2")),
+        *(f"levels.{name}" for name in ("norm_down", "down")),
+        *(f"levels.deeper.before.0.{name}" for name in ("norm1", "conv1", "norm2", "conv2")),
+        *(f"levels.{name}" for name in ("norm_up", "up")),
+        *(f"levels.after.0.{name}" for name in ("shortcut", "norm1", "conv1", "norm2", "conv2")),
+        "norm",
+    ]
+    assert list(net.trunk.norm.state_dict()) == ["weight", "bias", "running_mean", "running_var"]
+
+
 @pytest.mark.parametrize("hidden", [0, 1, 3])
 def test_the_charge_head_has_its_layers(hidden: int) -> None:
     net = made(HEAD="charge", N_HIDDEN=hidden)
