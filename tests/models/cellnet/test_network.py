@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ground.errors import BadInput
 from models.cellnet.network import Block, Level, NormReLU, SparseCellNet
-from models.cellnet.sparse.conv import SparseConv3d
+from models.cellnet.sparse.conv import SparseConv3d, SubmanifoldConv3d
 
 SETTINGS: dict[str, Any] = {
     "N_CHANNELS": 16,
@@ -276,3 +276,11 @@ def test_training_learns_which_voxels_are_true() -> None:
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.1 < F.binary_cross_entropy(truth.mean().expand_as(truth), truth)
+
+
+def test_the_backend_is_every_convolutions() -> None:
+    coords, features = event()
+    net = made(**SMALL, BACKEND="spconv")
+    assert {conv.backend for conv in net.modules() if isinstance(conv, SubmanifoldConv3d)} == {"spconv"}
+    with pytest.raises(BadInput, match="BACKEND spconv"):
+        net(coords, features)
