@@ -115,14 +115,15 @@ def opened(path: Path) -> Iterator[Npz]:
         BadInput: it is missing, truncated or no npz archive.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield Npz(path, archive)
+        archive = zipfile.ZipFile(path)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except IsADirectoryError:
         raise BadInput(f"{path}: a folder, not an npz file") from None
     except zipfile.BadZipFile as error:
         raise BadInput(f"{path}: not a whole npz file ({_line(error)})") from None
+    with archive:
+        yield Npz(path, archive)
 
 
 def _line(error: Exception) -> str:
