@@ -195,6 +195,10 @@ def _latin1(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    return b""
+
+
 def _number(value: Any) -> float:
     if isinstance(value, (int, float)):
         return float(value)
@@ -205,7 +209,7 @@ _KNOWN: dict[tuple[str, str], Any] = {("numpy", "ndarray"): _Array, ("numpy", "d
 _KNOWN |= {(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")}
 _KNOWN |= {(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")}
 _KNOWN |= {(f"numpy.{core}.numeric", "_frombuffer"): _frombuffer for core in ("core", "_core")}
-_KNOWN |= {("_codecs", "encode"): _latin1}
+_KNOWN |= {("_codecs", "encode"): _latin1, ("__builtin__", "bytes"): _no_bytes, ("builtins", "bytes"): _no_bytes}
 
 
 class _Unpickler(pickle.Unpickler):
