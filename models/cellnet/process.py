@@ -239,7 +239,7 @@ def _pixels(file: npz.Npz, count: int, tpc: int, settings: Settings, threads: in
             rows.write(np.column_stack([voxels, np.full(len(voxels), event), charge]).astype("<f4").tobytes())
         rows.seek(0)
         header = {"descr": "<f4", "fortran_order": False, "shape": (count_rows, 7)}
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             with archive.open("pix.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array_header_2_0(member, header)
                 shutil.copyfileobj(rows, member, 1 << 20)
