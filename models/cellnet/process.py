@@ -24,6 +24,7 @@ from models.cellnet.geometry import Detector
 
 MANIFEST = "tile.json"
 """The file in a folder of xy files that says how they were made."""
+_SILENT = 20  # seconds without a word
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def process(
                 output = target / name
                 if not output.exists():
                     begun = time.perf_counter()
-                    said = _write(file, range(batch * size, (batch + 1) * size), output, tpc, settings, threads)
+                    said = _write(file, range(batch * size, (batch + 1) * size), output, tpc, settings, threads, say)
                     took = time.perf_counter() - begun
                     say(f"  {name}: {said} in {took:.1f} s, {number} of {len(inputs)} parsed files")
                 if output.exists():
@@ -159,13 +160,25 @@ def claim(target: Path, manifest: dict[str, Any], say: Callable[[str], None]) ->
             )
 
 
-def _write(file: npz.Npz, events: range, output: Path, tpc: int, settings: Settings, threads: int) -> str:
+def _write(
+    file: npz.Npz,
+    events: range,
+    output: Path,
+    tpc: int,
+    settings: Settings,
+    threads: int,
+    say: Callable[[str], None],
+) -> str:
     """One xy file; what it holds, in words."""
     from models.cellnet.tile import tile
 
     x, starts, pieces, y, truths, lost = [], [], 0, [], [], 0
     sources = _truth_file(file.path, tpc, settings.y)
+    spoke = time.perf_counter()
     for number, event in enumerate(events):
+        if time.perf_counter() - spoke > _SILENT:
+            spoke = time.perf_counter()
+            say(f"  {output.name}: {number} of {len(events)} events")
         values = parsed.readout(file, event, settings.detector)
         voxels, charge = tile(values, settings.detector, tpc, settings.downsample, threads)
         starts.append(pieces)
