@@ -144,13 +144,10 @@ def claim(target: Path, manifest: dict[str, Any], say: Callable[[str], None]) ->
     Raises:
         BadInput: those that it has were made in another way.
     """
-    known = read_json(target / MANIFEST)
-    if known is None:
-        there = len(list(target.glob("*.npz")))
+    known, there = read_json(target / MANIFEST), len(list(target.glob("*.npz")))
+    if known is None or not there:
         if there:
-            say(
-                f"{target}: has {there} files and no {MANIFEST}; those of the wanted names stay, however they were made"
-            )
+            say(f"{target}: has {there} files and no {MANIFEST}; those of the wanted names stay as they are")
         write_json(made(target) / MANIFEST, manifest)
         return
     for name, value in manifest.items():
