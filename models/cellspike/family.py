@@ -159,10 +159,10 @@ class CellSpikeFamily(Family):
             new = NewTraces(str(target))
             return {f"{name} ({target})": _scores(self, predicted(new), new.data)}
         data = traces.load(config, "test")
-        out = {f"{name} (practice cells)": _scores(self, predicted(data), data)}
+        out = {f"{name}, test rows of practice cells": _scores(self, predicted(data), data)}
         if len(data.witness):
             apart = replace(data, eval=data.witness)
-            out[f"{name} (witness cells)"] = _scores(self, predicted(apart), apart)
+            out[f"{name}, test rows of witness cells"] = _scores(self, predicted(apart), apart)
         return out
 
 

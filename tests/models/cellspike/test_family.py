@@ -157,15 +157,15 @@ def test_data_of_another_shape_is_refused(members: list[Any], packs: Path) -> No
 def test_practice_and_witness_are_scored(members: list[Any], packs: Path) -> None:
     block = {"path": str(packs)}
     found = FAMILY.evaluate(members[0], block, None, "mine")
-    assert list(found) == ["mine (practice cells)", "mine (witness cells)"]
+    assert list(found) == ["mine, test rows of practice cells", "mine, test rows of witness cells"]
     data = FAMILY.load(block, "test")
     true, told = FAMILY.truth(data)["ustar"].astype(float), members[0](data)["ustar"]
-    scores = found["mine (practice cells)"]
+    scores = found["mine, test rows of practice cells"]
     assert scores["mse"] == pytest.approx(((told - true) ** 2).mean(), rel=1e-5)
     assert scores["mse_of_mean"] == pytest.approx(true.var(0).mean(), rel=1e-5)
     assert scores["gK.som r"] == pytest.approx(np.corrcoef(told[:, 1], true[:, 1])[0, 1], rel=1e-4)
     assert scores["gK.som rmse"] == pytest.approx(np.sqrt(((told - true)[:, 1] ** 2).mean()), rel=1e-4)
-    assert scores != found["mine (witness cells)"]
+    assert scores != found["mine, test rows of witness cells"]
     one = FAMILY.evaluate(members[0], block, packs / "bbp1001_excite.cellSpike_2prT.data.h5", "mine")
     assert len(one) == 1
     with pytest.raises(BadInput, match="not files of predictions"):
