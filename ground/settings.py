@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+import yaml
 
 from ground.errors import BadInput
 
@@ -55,3 +57,28 @@ def _checked(name: str, value: Any, default: Any, low: Any, high: Any) -> Any:
         bounds = [f"at least {low}"] * (low is not None) + [f"at most {high}"] * (high is not None)
         raise BadInput(f"{name} is {value}; it must be {' and '.join(bounds)}")
     return value
+
+
+def assignments(words: Iterable[str], option: str = "--set") -> dict[str, Any]:
+    """NAME=VALUE of a command line; values as in YAML, and numbers as people write them (1e-3).
+
+    Raises:
+        BadInput: a word is none.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise BadInput(f"{option} {word}: expected NAME=VALUE")
+        try:
+            found[name] = _number(yaml.safe_load(text))
+        except yaml.YAMLError:
+            raise BadInput(f"{option} {word}: {text!r} is no value") from None
+    return found
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ground.errors import BadInput
 from ground.files import atomic_path
 
 _TENSOR = "__tensor__"
@@ -75,3 +76,16 @@ def load_state(path: Path, device: str = "cpu") -> dict[str, Any]:
             return dict(join(structure))
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
         raise ValueError(f"{path}: damaged checkpoint ({str(error)[:100]})") from None
+
+
+def fit_network(network: torch.nn.Module, weights: Mapping[str, Any]) -> None:
+    """Give a network another model's weights (the setting INIT): its snapshot's entry `network`.
+
+    Raises:
+        BadInput: they are not of such a network.
+    """
+    try:
+        network.load_state_dict(weights["network"])
+    except (KeyError, RuntimeError) as error:
+        reason = [line.strip() for line in str(error).splitlines()][-1][:160]
+        raise BadInput(f"INIT: the snapshot's network does not fit this trial's ({reason})") from None

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import search_spaces
 from ground.errors import BadInput
 from ground.machine import available_cpus
+from ground.settings import assignments
 from models.base import Family
 from models.registry import get
 from search_spaces import SearchSpace
@@ -151,16 +150,9 @@ def _space(arguments: argparse.Namespace) -> SearchSpace:
     if arguments.config:
         template = search_spaces.load_template(Path(arguments.config))
         fixed.update({k: v for k, v in template.items() if k not in domains})
-    for assignment in arguments.set:
-        name, equals, text = assignment.partition("=")
-        if not equals or not name:
-            raise BadInput(f"--set {assignment}: expected NAME=VALUE")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise BadInput(f"--set {assignment}: {text!r} is no value") from None
-        fixed[name] = _number(value)
-        domains.pop(name, None)
+    chosen = assignments(arguments.set)
+    fixed.update(chosen)
+    domains = {name: domain for name, domain in domains.items() if name not in chosen}
     domains = search_spaces.decide(domains, fixed)
     if not domains:
         raise BadInput("everything is fixed: nothing is left to search")
@@ -173,13 +165,6 @@ def _name(data: str) -> str:
     if not stem:
         raise BadInput(f"--data {data}: gives the study no name; give it one with --study")
     return stem
-
-
-def _number(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def _check_settings(space: SearchSpace, family: Family) -> None:

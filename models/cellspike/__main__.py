@@ -20,12 +20,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ground.errors import BadInput
 from ground.exits import run_command
+from ground.settings import assignments
 
 _CELLS = "folders of raw cells (meta.cellSpike.yaml and shards), or folders that hold such"
 
@@ -102,7 +100,7 @@ def _parser(asked: str) -> argparse.ArgumentParser:
 def _generate(given: argparse.Namespace) -> None:
     from models.cellspike import generate
 
-    options = _pairs(given.set)
+    options = assignments(given.set)
     if given.raw is None:
         print(generate.demo(options, given.processes))
         return
@@ -162,19 +160,6 @@ def _describe(given: argparse.Namespace) -> None:
     }
     for name, value in facts.items():
         print(f"{name}: {value}")
-
-
-def _pairs(items: Sequence[str]) -> dict[str, Any]:
-    pairs: dict[str, Any] = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not equals or not name:
-            raise BadInput(f"{item!r} is not NAME=VALUE")
-        try:
-            pairs[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise BadInput(f"{item!r}: the value is not readable") from None
-    return pairs
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ground.errors import BadInput
 from ground.machine import available_memory
+from ground.states import fit_network
 from models.base import Diverged, Learner, Place, Prediction
 from models.cellspike.data import CellData
 from models.cellspike.feeder import SHARE, Feeder, local_batch
@@ -230,11 +231,7 @@ class CellSpikeLearner(Learner):
         return {"network": _copied(self.network), "about": self._about}
 
     def start_from(self, weights: Mapping[str, Any]) -> None:
-        try:
-            self.network.load_state_dict(weights["network"])
-        except (KeyError, RuntimeError) as error:
-            reason = [line.strip() for line in str(error).splitlines()][-1][:160]
-            raise BadInput(f"INIT: the snapshot's network does not fit this trial's ({reason})") from None
+        fit_network(self.network, weights)
         self._seen = None
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ground.errors import BadInput
+from ground.states import fit_network
 from models.base import Diverged, Learner, Metric, Place, Prediction
 from models.ndt.attention import RandomBits
 from models.ndt.data import SpikeData, Spikes
@@ -278,11 +279,7 @@ class NDTLearner(Learner):
         }
 
     def start_from(self, weights: Mapping[str, Any]) -> None:
-        try:
-            self.network.load_state_dict(weights["network"])
-        except (KeyError, RuntimeError) as error:
-            reason = [line.strip() for line in str(error).splitlines()][-1][:160]
-            raise BadInput(f"INIT: the snapshot's network does not fit this trial's ({reason})") from None
+        fit_network(self.network, weights)
 
     def predict(self, data: SpikeData) -> Prediction:
         return Predictor(self.network, self.max_spikes, self.bins, self.heldin_units)(data)

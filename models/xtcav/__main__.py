@@ -6,13 +6,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ground.errors import BadInput, CommandFailed
 from ground.exits import run_command
 from ground.files import finite
+from ground.settings import assignments
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 def _plan(given: argparse.Namespace) -> int:
     from models.xtcav import plan
 
-    lines, reason = plan.run(given.config, _pairs(given.set), _size(given.image), given.classes, given.threads)
+    lines, reason = plan.run(given.config, assignments(given.set), _size(given.image), given.classes, given.threads)
     print("\n".join(lines))
     if reason:
         raise CommandFailed(reason)
@@ -57,7 +55,7 @@ def _plan(given: argparse.Namespace) -> int:
 def _scan(given: argparse.Namespace) -> None:
     from models.xtcav import FAMILY
 
-    data = FAMILY.load(FAMILY.own_data(given.path, _pairs(given.data)), "val")
+    data = FAMILY.load(FAMILY.own_data(given.path, assignments(given.data)), "val")
     for name, value in FAMILY.describe(data).items():
         print(f"{name}: {value}")
     print(json.dumps(finite(data.report), indent=1))
@@ -67,20 +65,7 @@ def _scan(given: argparse.Namespace) -> None:
 def _generate(given: argparse.Namespace) -> None:
     from models.xtcav.generate import ensure
 
-    print(ensure(_pairs(given.set), given.processes))
-
-
-def _pairs(items: Sequence[str]) -> dict[str, Any]:
-    pairs: dict[str, Any] = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not equals or not name:
-            raise BadInput(f"{item!r} is not NAME=VALUE")
-        try:
-            pairs[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise BadInput(f"{item!r}: the value is not readable") from None
-    return pairs
+    print(ensure(assignments(given.set), given.processes))
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

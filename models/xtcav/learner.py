@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ground.errors import BadInput
+from ground.states import fit_network
 from models.base import Diverged, Learner, Place, Prediction
 from models.xtcav import augment, heads, memory
 from models.xtcav.build import build, last_layer, placed
@@ -330,13 +331,9 @@ class XtcavLearner(Learner):
         }
 
     def start_from(self, weights: Mapping[str, Any]) -> None:
-        try:
-            for network in (self.network, self._shadow):
-                if network is not None:
-                    network.load_state_dict(weights["network"])
-        except (KeyError, RuntimeError) as error:
-            reason = [line.strip() for line in str(error).splitlines()][-1][:160]
-            raise BadInput(f"INIT: the snapshot's network does not fit this trial's ({reason})") from None
+        for network in (self.network, self._shadow):
+            if network is not None:
+                fit_network(network, weights)
 
 
 class _Sums:
