@@ -8,7 +8,25 @@ from pathlib import Path
 
 import h5py
 
+from ground.documents import regular
 from ground.errors import BadInput
+
+
+def _refuse_elsewhere(path: Path, file: h5py.File) -> None:
+    """A file may name others on the machine of who opens it: none of them is read."""
+
+    def look(name: str, link: object) -> str | None:
+        if isinstance(link, h5py.ExternalLink):
+            return f"{name} is a link into another file"
+        if isinstance(link, h5py.HardLink):
+            found = file[name]
+            if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
+                return f"{name} has its values in other files"
+        return None
+
+    reason = file.visititems_links(look)
+    if reason:
+        raise BadInput(f"{path}: {reason}; that is not followed")
 
 
 @contextlib.contextmanager
@@ -16,10 +34,12 @@ def reading_hdf5(path: Path) -> Iterator[h5py.File]:
     """An HDF5 file of a user's, open for reading.
 
     Raises:
-        BadInput: it is missing, or cannot be read (also in the course of the block).
+        BadInput: it is missing, cannot be read (also in the course of the block), or keeps its data in other files.
     """
     try:
+        regular(path)
         with h5py.File(path, "r") as file:
+            _refuse_elsewhere(path, file)
             yield file
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None

@@ -7,8 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
-
+from ground.documents import parse_yaml
 from ground.errors import BadInput
 
 Table = Mapping[str, tuple[Any, Any, Any]]
@@ -70,10 +69,7 @@ def assignments(words: Iterable[str], option: str = "--set") -> dict[str, Any]:
         name, equals, text = word.partition("=")
         if not equals or not name:
             raise BadInput(f"{option} {word}: expected NAME=VALUE")
-        try:
-            found[name] = _number(yaml.safe_load(text))
-        except yaml.YAMLError:
-            raise BadInput(f"{option} {word}: {text!r} is no value") from None
+        found[name] = _number(parse_yaml(text, f"{option} {word[:80]}"))
     return found
 
 

@@ -27,7 +27,6 @@ The published JSON spaces and nested YAML templates of AESMTE3 load as they are.
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -37,6 +36,7 @@ from typing import Any, Literal, cast
 
 import yaml
 
+from ground import documents
 from ground.errors import BadInput
 from search_spaces import conditions
 from search_spaces.conditions import decide, same
@@ -326,17 +326,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     Raises:
         BadInput: not YAML, not a mapping, or a key given twice.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise BadInput(f"{path}, line {line}: not valid YAML ({error.problem})") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise BadInput(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path}, line 1: expected a mapping of keys to values")
+    content = documents.read_yaml(path)
+    node = yaml.compose(documents.read_text(path), Loader=yaml.SafeLoader)
     lines: dict[tuple[str, ...], int] = {}
 
     def walk(at: Any, keys: tuple[str, ...]) -> None:
@@ -365,14 +356,7 @@ def load_space_json(path: Path) -> dict[str, Domain]:
     Raises:
         BadInput: unreadable, or an entry that makes no range.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({error})") from None
+    content = documents.parse_json(documents.read_text(path), str(path))
     if not isinstance(content, dict) or not content:
         raise BadInput(f"{path}: expected a mapping of settings to ranges")
     space: dict[str, Domain] = {}

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from torch import nn
 
+from ground.documents import read_yaml
 from ground.errors import BadInput
 from ground.files import read_json, write_text
 from models.cellspike import hpar
@@ -93,14 +94,7 @@ def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         BadInput: unreadable, or no settings.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not readable ({' '.join(str(error).split())[:120]})") from None
-    if not isinstance(content, Mapping):
-        raise BadInput(f"{path}: holds no settings")
+    content = read_yaml(path)
     if isinstance(content.get("settings"), Mapping):
         # <study>/trials/<trial>/config.json; what the study fixed is said once, two folders up
         study = read_json(path.resolve().parents[2] / "study.json") if len(path.resolve().parents) > 2 else None

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ground.documents import parse_yaml, read_text
 from ground.errors import BadInput
 from models.cellspike.tower import NEVER
 
@@ -82,13 +83,7 @@ def read(path: Path) -> Design:
     Raises:
         BadInput: no readable YAML, no `model` with its blocks, or a value that cannot be meant; file and key named.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not a readable YAML file ({' '.join(str(error).split())[:120]})") from None
-    return of(content, path)
+    return of(parse_yaml(read_text(path), str(path)), path)
 
 
 def of(content: Any, path: Path) -> Design:

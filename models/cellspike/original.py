@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
+from ground.documents import parse_yaml, read_text
 from ground.errors import BadInput
 from models.cellspike import hpar
 from models.cellspike.network import build
@@ -154,10 +154,7 @@ def _numbered(word: str, count: int) -> list[str]:
 
 
 def _summary(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not a readable YAML file ({' '.join(str(error).split())[:120]})") from None
+    content = parse_yaml(read_text(path), str(path))
     return content if isinstance(content, dict) else {}
 
 

@@ -6,7 +6,6 @@ Worlds: packs of ONTRA, one cell a file or many cells shuffled together (metadat
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
+from ground.documents import parse_json
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
 from models.cellspike.packs import SPLITS, Pack, Split, dataset_of
@@ -383,7 +383,7 @@ def _inside(file: h5py.File) -> dict[str, Any]:
     if dataset is None:
         return {}
     text = dataset[()] if dataset.ndim == 0 else dataset[0]
-    content = json.loads(text)
+    content = parse_json(text, f"{file.filename}: meta.JSON")
     if not isinstance(content, dict):
         raise BadInput(f"{file.filename}: meta.JSON is no mapping")
     return content

@@ -8,25 +8,18 @@ from typing import Any
 
 import yaml
 
+from ground import documents
 from ground.errors import BadInput
 from ground.files import write_text
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping; TABs, which the published files have and YAML forbids, count as spaces.
+    """A mapping; the published files have TABs.
 
     Raises:
-        BadInput: no such file, or no mapping in it.
+        BadInput: as `ground.documents.read_yaml`.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8").replace("\t", "  "))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not readable YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path}: holds no keys")
-    return content
+    return documents.read_yaml(path, tabs=True)
 
 
 def entry(content: Mapping[str, Any], keys: str, path: Path, kind: type | tuple[type, ...]) -> Any:

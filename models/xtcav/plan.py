@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from ground.errors import BadInput
+from ground.documents import read_yaml
 from models.xtcav import config as settings
 from models.xtcav import data as shots
 from models.xtcav import memory
@@ -28,14 +27,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         BadInput: unreadable, or no mapping.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise BadInput(f"{path}: cannot be read ({(str(error).splitlines() or [''])[0]})") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path}: expected a mapping of settings to values")
+    content = read_yaml(path)
     if "fixed" in content or "data" in content:
         return dict(content.get("fixed") or {}), dict(content.get("data") or {})
     return content, {}

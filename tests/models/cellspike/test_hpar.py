@@ -136,7 +136,7 @@ def test_what_cannot_be_meant_is_refused_with_file_and_key(a2f: Path, change: di
 def test_what_is_no_yaml_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "x.hpar.yaml"
     path.write_text("model:\n\tmyId: [")
-    with pytest.raises(BadInput, match="not a readable YAML") as error:
+    with pytest.raises(BadInput, match="not valid YAML") as error:
         hpar.read(path)
     assert "\n" not in str(error.value)
     with pytest.raises(BadInput, match="no such file"):
