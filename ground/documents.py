@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ _MOST_DEPTH = 40
 _MOST_ALIASES = 100
 
 
-def regular(path: Path) -> int:
-    """The size of a regular file.
+def regular(path: Path) -> os.stat_result:
+    """What the system says of a regular file.
 
     Raises:
         BadInput: it is something else: reading a pipe or a device may never end.
@@ -26,7 +27,7 @@ def regular(path: Path) -> int:
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
         raise BadInput(f"{path}: no regular file")
-    return about.st_size
+    return about
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
@@ -36,7 +37,7 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
         BadInput: no such file, no regular one (reading a pipe may never end), too large, or no UTF-8.
     """
     try:
-        size = regular(path)
+        size = regular(path).st_size
         if size > most:
             raise BadInput(f"{path}: {size} bytes; {most} are the most")
         with open(path, "rb") as file:

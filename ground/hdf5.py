@@ -11,6 +11,8 @@ import h5py
 from ground.documents import regular
 from ground.errors import BadInput
 
+_LOOKED_AT: set[tuple[int, int, int, int]] = set()
+
 
 def _refuse_elsewhere(path: Path, file: h5py.File) -> None:
     """A file may name others on the machine of who opens it: none of them is read."""
@@ -37,9 +39,12 @@ def reading_hdf5(path: Path) -> Iterator[h5py.File]:
         BadInput: it is missing, cannot be read (also in the course of the block), or keeps its data in other files.
     """
     try:
-        regular(path)
+        about = regular(path)
+        version = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
         with h5py.File(path, "r") as file:
-            _refuse_elsewhere(path, file)
+            if version not in _LOOKED_AT:  # once a file: it takes longer than opening it
+                _refuse_elsewhere(path, file)
+                _LOOKED_AT.add(version)
             yield file
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None

@@ -37,13 +37,14 @@ def kept_open(paths: Iterable[Path]) -> Iterator[None]:
     Raises:
         BadInput: one is missing or cannot be read.
     """
+    files, datasets = getattr(_OPEN, "files", {}), getattr(_OPEN, "datasets", {})
     with contextlib.ExitStack() as stack:
-        _OPEN.datasets = {}
-        _OPEN.files = {path: stack.enter_context(reading_hdf5(path)) for path in set(paths)}
+        _OPEN.files = files | {path: stack.enter_context(reading_hdf5(path)) for path in set(paths) - files.keys()}
+        _OPEN.datasets = dict(datasets)
         try:
             yield
         finally:
-            _OPEN.files = _OPEN.datasets = {}
+            _OPEN.files, _OPEN.datasets = files, datasets
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ground.errors import BadInput
-from models.cellspike.packs import SPLITS, UNKNOWN, Pack, Split
+from models.cellspike.packs import SPLITS, UNKNOWN, Pack, Split, kept_open
 
 MB = 2**20
 _BLOCK = 32 * MB  # traces that are read at once
@@ -271,10 +271,18 @@ class Traces:
             into: where the traces are to lie (None: somewhere new).
         """
         rows, each = slice(segment.start + start, segment.start + stop), self.reading.per_row
+        with kept_open([segment.pack.path]):
+            return self._block(segment, rows, each, targets, into)
+
+    def _block(
+        self, segment: Segment, rows: slice, each: int, targets: bool, into: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         as_stored = len(segment.stims) == 1 or self.reading.stimuli == "towers"
         place = None
         if into is not None and as_stored and segment.pack.dtype == self.dtype:
-            place = into.numpy().reshape(stop - start, segment.pack.bins, len(segment.probes), len(segment.stims))
+            place = into.numpy().reshape(
+                rows.stop - rows.start, segment.pack.bins, len(segment.probes), len(segment.stims)
+            )
         raw = segment.pack.raw(segment.split, rows, segment.probes, segment.stims, place)
         traces = torch.from_numpy(arranged(raw, self.reading.stimuli))
         if into is not None and place is None:

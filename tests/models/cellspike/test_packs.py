@@ -264,7 +264,7 @@ def test_other_files_are_told_what_they_are(tmp_path: Path) -> None:
         open_pack(tmp_path / "text.h5")
     path = written.mlpack(tmp_path / "a.mlPack1.h5")
     edit(path, "meta.JSON", lambda text: [b"{not json"])
-    with pytest.raises(BadInput, match="meta.JSON: not valid JSON"):
+    with pytest.raises(BadInput, match="not valid JSON"):
         open_pack(path)
 
 
