@@ -1,0 +1,314 @@
+"""Scores of ghost removal and of charges, from tables that files are added to one after another.
+
+Efficiency is the share of an event's active true voxels that are kept, purity the share of what is kept that is true,
+at probabilities above 0, .02, ..., .98. Each is averaged over events at each threshold, and then the area under one
+against the other is taken: the published figure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from models.base import Metric, Prediction, Scorer
+
+AREA = Metric("area", "max", "efficiency-purity area of real voxels, events averaged")
+RMSE = Metric("charge_rmse", "min", "root mean square error of the charge of real voxels, in the truth's units")
+STEPS = 50
+THRESHOLDS = np.arange(STEPS) / STEPS
+_FINE, _REACH = 4096, 16.0  # bins of the logit, and the logit where they end
+_CELLS = 15
+
+
+def is_real(y: np.ndarray, threshold: float) -> np.ndarray:
+    """(N,) bool: which voxels are true for scores; one without any truth never is."""
+    return (y >= threshold) & (y > 0)
+
+
+def passed(probability: np.ndarray) -> np.ndarray:
+    """(N,) int64: above how many of the thresholds each probability is."""
+    return np.ceil(np.asarray(probability, np.float32) * STEPS).astype(np.int64).clip(0, STEPS)
+
+
+def tables(probability: np.ndarray, real: np.ndarray, event: np.ndarray, events: int) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels and real voxels of each event by the thresholds they pass: two (events, 51) int64."""
+    place = event * (STEPS + 1) + passed(probability)
+    size = events * (STEPS + 1)
+    kept = np.bincount(place, minlength=size), np.bincount(place[real], minlength=size)
+    return kept[0].reshape(events, STEPS + 1), kept[1].reshape(events, STEPS + 1)
+
+
+def curve(every: np.ndarray, real: np.ndarray, true: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Efficiency and purity (50,) at each threshold, means over events.
+
+    An event without real voxels has efficiency 1, one of which nothing is kept purity 1.
+
+    Args:
+        every, real: as `tables` gives them.
+        true: (events,) real voxels of each event that efficiency refers to; None: the active ones.
+    """
+    above_all = every[:, ::-1].cumsum(1)[:, ::-1][:, 1:].astype(np.float64)
+    above_real = real[:, ::-1].cumsum(1)[:, ::-1][:, 1:].astype(np.float64)
+    wanted = (real.sum(1) if true is None else true).astype(np.float64)[:, None]
+    efficiency = np.divide(above_real, wanted, out=np.ones_like(above_real), where=wanted > 0)
+    purity = np.divide(above_real, above_all, out=np.ones_like(above_real), where=above_all > 0)
+    return efficiency.mean(0), purity.mean(0)
+
+
+def area(efficiency: np.ndarray, purity: np.ndarray) -> float:
+    """Σ (eff_i − eff_{i+1}) · pur_i, the efficiency after the last threshold being 0."""
+    return float((-np.diff(efficiency, append=0.0) * purity).sum())
+
+
+def tuned(efficiency: np.ndarray, purity: np.ndarray) -> int:
+    """The number of the threshold where efficiency times purity is largest."""
+    return int(np.argmax(efficiency * purity))
+
+
+class GhostTally:
+    """What scores of probabilities need of the events seen so far.
+
+    Args:
+        truth: voxels with at least this truth are real.
+    """
+
+    def __init__(self, truth: float) -> None:
+        self.truth = truth
+        self.every, self.real = np.zeros((0, STEPS + 1), np.int64), np.zeros((0, STEPS + 1), np.int64)
+        self.types: list[str] = []
+        self.true = np.zeros(0)
+        self.fine = np.zeros((2, _FINE), np.int64)
+        self.cells = np.zeros((3, _CELLS))
+
+    def add(
+        self,
+        probability: np.ndarray,
+        y: np.ndarray,
+        event: np.ndarray,
+        types: Sequence[str],
+        true: Sequence[float] | None = None,
+    ) -> None:
+        """Some events.
+
+        Args:
+            probability, y, event: (N,); events are counted from 0.
+            types: of each event.
+            true: real voxels of each event, inactive ones too; None where that is not known.
+        """
+        real = is_real(y, self.truth)
+        every, kept = tables(probability, real, event, len(types))
+        self.every, self.real = np.concatenate([self.every, every]), np.concatenate([self.real, kept])
+        self.types += types
+        self.true = np.concatenate([self.true, np.full(len(types), np.nan) if true is None else np.asarray(true)])
+        p = probability.astype(np.float64).clip(1e-12, 1 - 1e-12)
+        place = ((np.log(p / (1 - p)) / _REACH + 1) * _FINE / 2).astype(np.int64).clip(0, _FINE - 1)
+        self.fine += np.stack([np.bincount(place[real == kind], minlength=_FINE) for kind in (False, True)])
+        cell = (p * _CELLS).astype(np.int64).clip(0, _CELLS - 1)
+        self.cells += np.stack([np.bincount(cell, weights=w, minlength=_CELLS) for w in (p, real, np.ones_like(p))])
+
+    def merge(self, others: Iterable[Any]) -> GhostTally:
+        """This one with what others have seen, in order."""
+        whole = GhostTally(self.truth)
+        for one in (self, *others):
+            whole.every, whole.real = np.concatenate([whole.every, one.every]), np.concatenate([whole.real, one.real])
+            whole.types += one.types
+            whole.true = np.concatenate([whole.true, one.true])
+            whole.fine += one.fine
+            whole.cells += one.cells
+        return whole
+
+    def reliability(self) -> np.ndarray:
+        """(filled bins, 3): mean probability, share real, voxels, in bins of equal width."""
+        told, real, count = self.cells[:, self.cells[2] > 0]
+        return np.stack([told / count, real / count, count], 1)
+
+    def scores(self) -> dict[str, float]:
+        """Every score; where several event types were seen, the area of each."""
+        efficiency, purity = curve(self.every, self.real) if len(self.types) else (np.full(STEPS, math.nan),) * 2
+        best = tuned(efficiency, purity)
+        found, real = int(self.every.sum()), int(self.real.sum())
+        out = {
+            AREA.name: area(efficiency, purity),
+            "average_precision": average_precision(self.fine),
+            "roc_auc": roc_auc(self.fine),
+            "threshold": float(THRESHOLDS[best]),
+            "efficiency": float(efficiency[best]),
+            "purity": float(purity[best]),
+            "calibration_error": calibration_error(self.cells),
+            "ghost_ratio": (found - real) / real if real else math.nan,
+        }
+        if len(self.true) and np.isfinite(self.true).all():
+            out["efficiency_of_all_true"] = float(curve(self.every, self.real, self.true)[0][best])
+        kinds = sorted(set(self.types))
+        for kind in kinds if len(kinds) > 1 else ():
+            mine = np.array([one == kind for one in self.types])
+            out[f"area_{kind}"] = area(*curve(self.every[mine], self.real[mine]))
+        return out
+
+
+class ChargeTally:
+    """What scores of charges need of the events seen so far.
+
+    Args:
+        truth: voxels with at least this truth are real.
+    """
+
+    def __init__(self, truth: float) -> None:
+        self.truth = truth
+        # of real voxels: count, sum of errors and of squares; of all voxels: count, squares; totals: true, predicted
+        self.sums = np.zeros(7)
+        self.totals: list[float] = []
+        self.types: list[str] = []
+
+    def add(
+        self,
+        charge: np.ndarray,
+        y: np.ndarray,
+        event: np.ndarray,
+        types: Sequence[str],
+        true: Sequence[float] | None = None,
+    ) -> None:
+        """Some events; as `GhostTally.add`."""
+        real = is_real(y, self.truth)
+        error = charge.astype(np.float64) - y
+        mine = error[real]
+        told, known = charge[real].astype(np.float64), y[real].astype(np.float64)
+        squares = (mine @ mine, error @ error)
+        self.sums += (len(mine), mine.sum(), squares[0], len(error), squares[1], known.sum(), told.sum())
+        per_event = [np.bincount(event[real], weights=w, minlength=len(types)) for w in (told, known)]
+        self.totals += [float(a / b - 1) for a, b in zip(*per_event, strict=True) if b > 0]
+        self.types += types
+
+    def merge(self, others: Iterable[Any]) -> ChargeTally:
+        """This one with what others have seen, in order."""
+        whole = ChargeTally(self.truth)
+        for one in (self, *others):
+            whole.sums += one.sums
+            whole.totals += one.totals
+            whole.types += one.types
+        return whole
+
+    def scores(self) -> dict[str, float]:
+        """Errors of real voxels in the truth's units, of all voxels (ghosts have none), and of events' totals."""
+        count, errors, squares, rows, every, known, told = self.sums
+        return {
+            RMSE.name: math.sqrt(squares / count) if count else math.nan,
+            "charge_bias": errors / count if count else math.nan,
+            "charge_rmse_all": math.sqrt(every / rows) if rows else math.nan,
+            "charge_total": told / known if known else math.nan,
+            "charge_total_spread": float(np.std(self.totals)) if self.totals else math.nan,
+        }
+
+
+def tally(task: str, truth: float) -> GhostTally | ChargeTally:
+    """An empty table of the scores of a task."""
+    return GhostTally(truth) if task == "ghost" else ChargeTally(truth)
+
+
+def average_precision(fine: np.ndarray) -> float:
+    """Area under precision against recall of all voxels together, from (2, bins) counts of ghosts and real ones."""
+    ghosts, real = fine[:, ::-1].cumsum(1).astype(np.float64)
+    if not real[-1]:
+        return math.nan
+    precision = np.divide(real, real + ghosts, out=np.ones_like(real), where=real + ghosts > 0)
+    return float((np.diff(real, prepend=0.0) / real[-1] * precision).sum())
+
+
+def roc_auc(fine: np.ndarray) -> float:
+    """The chance that a real voxel is told more probable than a ghost; of one bin they count half."""
+    ghosts, real = fine.astype(np.float64)
+    if not ghosts.sum() or not real.sum():
+        return math.nan
+    below = np.cumsum(ghosts) - ghosts
+    return float((real * (below + ghosts / 2)).sum() / (real.sum() * ghosts.sum()))
+
+
+def calibration_error(cells: np.ndarray) -> float:
+    """Expected calibration error: |probability − share real|, averaged over voxels."""
+    told, real, count = cells
+    return float(np.abs(told - real).sum() / count.sum()) if count.sum() else math.nan
+
+
+class AreaScorer(Scorer):
+    """The area, prepared for one truth.
+
+    Args:
+        real: (N,) bool.
+        event: (N,) int64 the event of each row, ascending.
+        events: how many there are; one may have no row.
+    """
+
+    def __init__(self, real: np.ndarray, event: np.ndarray, events: int) -> None:
+        self.real, self.event, self.samples = real, event, events
+        self.rows = {"probability": event}
+        self._begin = (event * (STEPS + 1)).astype(np.int32 if events < 2**24 else np.int64)
+        self._true = np.flatnonzero(real)
+
+    def reduce(self, prediction: Mapping[str, np.ndarray]) -> Prediction:
+        return {"probability": np.asarray(prediction["probability"], np.float32)}
+
+    def score(self, reduced: Mapping[str, np.ndarray]) -> float:
+        if not self.samples:
+            return math.nan
+        above = np.asarray(reduced["probability"], np.float32) * np.float32(STEPS)
+        if not np.isfinite(above.sum()):
+            return math.nan
+        np.ceil(above, out=above)
+        np.clip(above, 0, STEPS, out=above)
+        place = self._begin + above.astype(np.int32)
+        shape, size = (self.samples, STEPS + 1), self.samples * (STEPS + 1)
+        every = np.bincount(place, minlength=size).reshape(shape)
+        real = np.bincount(place[self._true], minlength=size).reshape(shape)
+        return area(*curve(every, real))
+
+    def take(self, samples: np.ndarray) -> AreaScorer:
+        rows, event = _rows_of(self.event, self.samples, samples)
+        return AreaScorer(self.real[rows], event, len(samples))
+
+
+class RmseScorer(Scorer):
+    """The error of real voxels' charges, prepared for one truth.
+
+    Args:
+        y: (N,) truth of each row.
+        real: (N,) bool; only those are kept of a prediction.
+        event: (N,) int64 the event of each row, ascending.
+        events: how many there are.
+    """
+
+    def __init__(self, y: np.ndarray, real: np.ndarray, event: np.ndarray, events: int) -> None:
+        self._at = np.flatnonzero(real)
+        self.true, self.event, self.samples = y[self._at].astype(np.float64), event[self._at], events
+        self.rows = {"charge": self.event}
+
+    def reduce(self, prediction: Mapping[str, np.ndarray]) -> Prediction:
+        return {"charge": np.asarray(prediction["charge"])[self._at]}
+
+    def score(self, reduced: Mapping[str, np.ndarray]) -> float:
+        error = reduced["charge"] - self.true
+        value = math.sqrt(float(error @ error) / len(error)) if len(error) else math.nan
+        return value if math.isfinite(value) else math.nan
+
+    def take(self, samples: np.ndarray) -> RmseScorer:
+        rows, event = _rows_of(self.event, self.samples, samples)
+        y = self.true[rows]
+        return RmseScorer(y, np.ones(len(y), bool), event, len(samples))
+
+
+def _rows_of(event: np.ndarray, events: int, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of some events, and the events of those rows, counted anew."""
+    number = np.full(events, -1, np.int64)
+    number[samples] = np.arange(len(samples))
+    rows = np.flatnonzero(number[event] >= 0)
+    return rows, number[event[rows]]
+
+
+def scorer(task: str, truth: Mapping[str, np.ndarray], threshold: float) -> Scorer:
+    """The metric of a task, prepared for a truth (`data.truth_arrays`)."""
+    real = is_real(truth["y"], threshold)
+    if task == "ghost":
+        return AreaScorer(real, truth["event"], len(truth["id"]))
+    return RmseScorer(truth["y"], real, truth["event"], len(truth["id"]))
