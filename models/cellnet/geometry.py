@@ -165,8 +165,11 @@ class _Reader:
 
     def numbers(self, key: str, length: int, kind: type = float) -> tuple[Any, ...]:
         value = self.content.get(key)
-        fits = isinstance(value, list) and len(value) == length
-        if not fits or any(isinstance(v, bool) or not isinstance(v, (int, float)) or v != kind(v) for v in value):
+        if (
+            not isinstance(value, list)
+            or len(value) != length
+            or any(isinstance(v, bool) or not isinstance(v, (int, float)) or v != kind(v) for v in value)
+        ):
             raise self.error(key, f"a list of {length} {'whole ' * (kind is int)}numbers")
         return tuple(kind(v) for v in value)
 
