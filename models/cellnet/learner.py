@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -22,6 +23,7 @@ from models.cellnet.predictor import CellPredictor, Model, build
 from models.cellnet.schedule import rate
 
 PIECE_SECONDS = 45.0
+See = Callable[[Batch, np.ndarray], None]
 
 
 class CellNetLearner(Learner):
@@ -75,6 +77,7 @@ class CellNetLearner(Learner):
         self._iterator: Iterator[Batch] | None = None
         self.step = 0
         self._epoch = _Sums()
+        self.last_epoch: dict[str, float] = {}
         self._best, self._best_step = math.nan, 0
 
     # ---- how far
@@ -209,23 +212,37 @@ class CellNetLearner(Learner):
     # ---- validation
 
     def validate(self) -> dict[str, float]:
+        return self.examine()
+
+    def examine(self, see: See | None = None, truth_needed: bool = True) -> dict[str, float]:
+        """Validation metrics, and what each file's voxels are told to be.
+
+        Args:
+            see: called with each batch and its values (N,); of several ranks with this rank's files.
+            truth_needed: whether files without truth are refused; where all are such, there are no metrics.
+
+        Raises:
+            BadInput: a file cannot be used.
+            Diverged: the loss is not finite.
+        """
         begun = time.perf_counter()
         mine = self.data.eval
         if self.place.ranks > 1:
             mine = Events(mine.files[self.place.rank :: self.place.ranks], mine.store, mine.source)
         tally, sums = metrics.tally(self.task, self.data.options.truth), _Sums()
-        for batch, output in CellPredictor(self.model).outputs(mine, self._full):
+        for batch, output in CellPredictor(self.model, self.place.batch).outputs(mine, self._full):
+            values = self.model.values(output).cpu().numpy()
+            if see is not None:
+                see(batch, values)
+            if batch.y is None and not truth_needed:
+                continue
             terms, right = self._terms(batch, output)
             counts = [term.number for term in terms]
             sums.note([float(t.total) for t in terms], counts, right if self.task == "ghost" else None, len(batch))
-            assert batch.y is not None
-            values = self.model.values(output).cpu().numpy()
-            if not math.isfinite(float(values.sum(dtype="f8"))):
-                # no rank is left waiting for the others: it is told below
-                sums.note([math.nan], [1], None, 0)
-                continue
-            types = [file.name.event_type for file in batch.files for _ in file.numbers]
-            tally.add(values, batch.y.numpy(), batch.coords[:, 3].numpy(), types)
+            if np.isfinite(values).all():  # else the loss says so, of all ranks
+                types = [file.name.event_type for file in batch.files for _ in file.numbers]
+                assert batch.y is not None
+                tally.add(values, batch.y.numpy(), batch.coords[:, 3].numpy(), types)
         seconds = (time.perf_counter() - begun) / max(1, len(mine))
         if self.place.ranks > 1:
             every = ranks.gathered((tally, sums, seconds), self.place.ranks)
@@ -234,6 +251,8 @@ class CellNetLearner(Learner):
             for one in every:
                 sums.add(one[1])
             seconds = sum(one[2] for one in every) / len(every)
+        if sums.empty and not truth_needed:
+            return {}
         found = {name.replace("train", "val"): value for name, value in sums.means().items()}
         if not math.isfinite(found["val_loss"]):
             raise Diverged(f"validation loss is {found['val_loss']} at step {self.step}")
@@ -252,15 +271,17 @@ class CellNetLearner(Learner):
         return {
             "network": _copied(self.network),
             "optimizer": self.optimizer.state_dict(),
-            "plateau": [
-                self.plateau.num_bad_epochs,
-                *([self.plateau.best] if math.isfinite(self.plateau.best) else []),
-            ],
+            "plateau": self.plateau_state(),
             "step": self.step,
             "epoch": self._epoch.state(),
             "best": [] if math.isnan(self._best) else [self._best],
             "best_step": self._best_step,
         }
+
+    def plateau_state(self) -> list[float]:
+        """What SCHEDULE plateau remembers: epochs waited, and the best value where there was one."""
+        # no infinity: states are JSON
+        return [self.plateau.num_bad_epochs, *([self.plateau.best] if math.isfinite(self.plateau.best) else [])]
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._close()
@@ -269,14 +290,18 @@ class CellNetLearner(Learner):
         # file formats know only text keys
         saved["state"] = {int(k): v for k, v in saved["state"].items()}
         self.optimizer.load_state_dict(saved)
-        bad, *best = state["plateau"]
-        self.plateau.num_bad_epochs = int(bad)
-        if best:
-            self.plateau.best = float(best[0])
+        self.load_plateau(state["plateau"])
         self.step = int(state["step"])
         self._epoch = _Sums.of(state["epoch"])
         self._best = float(state["best"][0]) if state["best"] else math.nan
         self._best_step = int(state["best_step"])
+
+    def load_plateau(self, state: Sequence[float]) -> None:
+        """Go on from `plateau_state`."""
+        bad, *best = state
+        self.plateau.num_bad_epochs = int(bad)
+        if best:
+            self.plateau.best = float(best[0])
 
     def weights(self) -> dict[str, Any]:
         transforms = {
@@ -328,6 +353,10 @@ class _Sums:
 
     def add(self, other: _Sums) -> None:
         self.note(other._totals, other._counts, other._right, other._rows)
+
+    @property
+    def empty(self) -> bool:
+        return not self._totals
 
     def means(self) -> dict[str, float]:
         """train_loss, and of ghosts train_accuracy."""

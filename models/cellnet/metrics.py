@@ -89,7 +89,7 @@ class GhostTally:
         y: np.ndarray,
         event: np.ndarray,
         types: Sequence[str],
-        true: Sequence[float] | None = None,
+        true: np.ndarray | None = None,
     ) -> None:
         """Some events.
 
@@ -102,7 +102,7 @@ class GhostTally:
         every, kept = tables(probability, real, event, len(types))
         self.every, self.real = np.concatenate([self.every, every]), np.concatenate([self.real, kept])
         self.types += types
-        self.true = np.concatenate([self.true, np.full(len(types), np.nan) if true is None else np.asarray(true)])
+        self.true = np.concatenate([self.true, np.full(len(types), np.nan) if true is None else true])
         p = probability.astype(np.float64).clip(1e-12, 1 - 1e-12)
         place = ((np.log(p / (1 - p)) / _REACH + 1) * _FINE / 2).astype(np.int64).clip(0, _FINE - 1)
         self.fine += np.stack([np.bincount(place[real == kind], minlength=_FINE) for kind in (False, True)])
@@ -169,7 +169,7 @@ class ChargeTally:
         y: np.ndarray,
         event: np.ndarray,
         types: Sequence[str],
-        true: Sequence[float] | None = None,
+        true: np.ndarray | None = None,
     ) -> None:
         """Some events; as `GhostTally.add`."""
         real = is_real(y, self.truth)
