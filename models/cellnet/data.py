@@ -59,10 +59,10 @@ def _paths(options: Options) -> tuple[tuple[str, ...], str]:
     """The paths of a block and what to call them; generated where it says so."""
     if not options.generator:
         return options.path, ", ".join(options.path)
-    from models.cellnet import generate
+    from models.cellnet.generate import demo  # what tiles is compiled: not for those who only read
 
-    place = generate.demo(options.options)
-    return (str(place),), f"generated LArTPC events ({place.name})"
+    place = demo(options.options)
+    return (str(place),), f"generated LArTPC events ({place.parent.name})"
 
 
 def load(config: Mapping[str, Any], phase: str) -> CellData:

@@ -6,14 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
 import pytest
 
-from ground.errors import BadInput
-from models.base import Family, Place
-from models.cellnet import FAMILY, metrics
-from models.cellnet.names import parse
+from models.base import Family
+from models.cellnet import FAMILY
 from models.conformance import Conformance, HoldsOut, ReadsLazily, Transfers
 from models.registry import get
 from tests.models.cellnet import written
