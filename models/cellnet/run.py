@@ -186,7 +186,7 @@ def _append(output: Path, row: dict[str, float]) -> None:
         table.to_csv(temporary, sep="\t", float_format="%.6f", index=False)
 
 
-def placed(device: str, backend: str | None, output: Path | None = None) -> Place:
+def placed(device: str, backend: str | None, config: Path) -> Place:
     """Where this process runs: alone, or (with a backend) one of several that torchrun or Slurm started.
 
     Raises:
@@ -203,12 +203,11 @@ def placed(device: str, backend: str | None, output: Path | None = None) -> Plac
     else:
         raise BadInput(f"-d {backend}: the environment names no rank; start it by torchrun or srun")
     number, count = int(given[rank]), int(given[ranks])
-    # torchrun says where rank 0 listens; under Slurm a file in the output is where the ranks meet
+    # torchrun says where rank 0 listens; under Slurm the ranks meet in a file beside the configuration
     meeting = "env://"
     if rank != "RANK":
-        assert output is not None
-        output.mkdir(parents=True, exist_ok=True)
-        meeting = f"file://{output.resolve()}/.ranks-{given.get('SLURM_JOB_ID', '0')}-{given.get('SLURM_STEP_ID', '0')}"
+        job = f"{given.get('SLURM_JOB_ID', '0')}-{given.get('SLURM_STEP_ID', '0')}"
+        meeting = f"file://{config.resolve().parent}/.ranks-{job}"
     if device == "cuda":
         local = int(given.get("LOCAL_RANK", given.get("SLURM_LOCALID", 0)))
         torch.cuda.set_device(local % torch.cuda.device_count())
