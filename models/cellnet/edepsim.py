@@ -9,7 +9,7 @@ import numpy as np
 
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
-from models.cellnet.simulate import STEEPEST, Deposits
+from models.cellnet.deposits import STEEPEST, Deposits
 
 LONGEST = 1.0  # mm: steps are cut into pieces no longer than this
 _COLUMNS = ("eventID", "trackID", "pdgId", "dE", "x_start", "y_start", "z_start", "x_end", "y_end", "z_end")

@@ -22,10 +22,10 @@ from ground.files import read_json, sha256, write_json
 from ground.machine import available_cpus
 from ground.paths import made
 from models.cellnet import edepsim, names, parsed, process, xy
+from models.cellnet.deposits import Deposits, electrons
 from models.cellnet.folders import folder
 from models.cellnet.geometry import Detector, load
 from models.cellnet.particles import RECIPES, Event
-from models.cellnet.simulate import Deposits, electrons, readout
 
 DEFAULTS: dict[str, Any] = {
     "detector": "mini",  # or protodune, or a file of one
@@ -164,6 +164,8 @@ def _say(text: str) -> None:
 
 def _simulate(target: Path, options: Mapping[str, Any]) -> None:
     """Readout and truth of every event that is missing; a line for each file. The readout is written last."""
+    from models.cellnet.simulate import readout
+
     detector, tpc = load(options["detector"]), options["tpc"]
     sample = edepsim.read(Path(options["deposits"])) if options["deposits"] else []
     if sample and len(sample) < options["files"]:

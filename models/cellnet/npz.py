@@ -115,14 +115,15 @@ def opened(path: Path) -> Iterator[Npz]:
         BadInput: it is missing, truncated or no npz archive.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield Npz(path, archive)
+        archive = zipfile.ZipFile(path)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except IsADirectoryError:
         raise BadInput(f"{path}: a folder, not an npz file") from None
     except zipfile.BadZipFile as error:
         raise BadInput(f"{path}: not a whole npz file ({_line(error)})") from None
+    with archive:
+        yield Npz(path, archive)
 
 
 def _line(error: Exception) -> str:
@@ -194,6 +195,10 @@ def _latin1(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    return b""
+
+
 def _number(value: Any) -> float:
     if isinstance(value, (int, float)):
         return float(value)
@@ -204,7 +209,7 @@ _KNOWN: dict[tuple[str, str], Any] = {("numpy", "ndarray"): _Array, ("numpy", "d
 _KNOWN |= {(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")}
 _KNOWN |= {(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")}
 _KNOWN |= {(f"numpy.{core}.numeric", "_frombuffer"): _frombuffer for core in ("core", "_core")}
-_KNOWN |= {("_codecs", "encode"): _latin1}
+_KNOWN |= {("_codecs", "encode"): _latin1, ("__builtin__", "bytes"): _no_bytes, ("builtins", "bytes"): _no_bytes}
 
 
 class _Unpickler(pickle.Unpickler):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.cellnet.simulate import Deposits
+from models.cellnet.deposits import Deposits
 
 STEP = 1.0
 MINIMUM = 0.21  # a minimum-ionising particle's loss, MeV/mm

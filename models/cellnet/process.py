@@ -21,7 +21,6 @@ from ground.files import atomic_path, read_json, write_json
 from ground.paths import made
 from models.cellnet import names, npz, parsed, xy
 from models.cellnet.geometry import Detector
-from models.cellnet.tile import coarse, key, tile
 
 MANIFEST = "tile.json"
 """The file in a folder of xy files that says how they were made."""
@@ -162,8 +161,9 @@ def claim(target: Path, manifest: dict[str, Any], say: Callable[[str], None]) ->
 
 def _write(file: npz.Npz, events: range, output: Path, tpc: int, settings: Settings, threads: int) -> str:
     """One xy file; what it holds, in words."""
+    from models.cellnet.tile import tile
+
     x, starts, pieces, y, truths, lost = [], [], 0, [], [], 0
-    grid = coarse(settings.detector.grid, settings.downsample)
     sources = _truth_file(file.path, tpc, settings.y)
     for number, event in enumerate(events):
         values = parsed.readout(file, event, settings.detector)
@@ -177,7 +177,7 @@ def _write(file: npz.Npz, events: range, output: Path, tpc: int, settings: Setti
             lost += int((~inside).sum())
             fine = fine[inside]
             truth = parsed.voxelise(fine[:, :3], settings.downsample, fine[:, 3], fine[:, 4:])
-            y.append(_at(voxels, truth, grid))
+            y.append(_at(voxels, truth, settings.detector.grid))
             truths.append(truth.astype(np.float32))
     if not pieces:
         return "no active voxel, nothing to write"
@@ -215,13 +215,16 @@ def _truth(path: Path, product: str, event: int, count: int) -> np.ndarray:
 def _at(voxels: np.ndarray, truth: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
     """(N, 1) the true value in each active voxel."""
     values = np.zeros((len(voxels), 1), np.float32)
-    _, here, there = np.intersect1d(key(voxels, grid), key(truth, grid), assume_unique=True, return_indices=True)
+    active, true = (np.ravel_multi_index(tuple(rows[:, :3].astype(np.int64).T), grid) for rows in (voxels, truth))
+    _, here, there = np.intersect1d(active, true, assume_unique=True, return_indices=True)
     values[here, 0] = truth[there, 3]
     return values
 
 
 def _pixels(file: npz.Npz, count: int, tpc: int, settings: Settings, threads: int) -> None:
     """The active squares at every tick, beside the parsed file."""
+    from models.cellnet.tile import tile
+
     output = file.path.parent / names.renamed(file.path, "pixel", tpc)
     if output.exists():
         return
@@ -236,7 +239,7 @@ def _pixels(file: npz.Npz, count: int, tpc: int, settings: Settings, threads: in
             rows.write(np.column_stack([voxels, np.full(len(voxels), event), charge]).astype("<f4").tobytes())
         rows.seek(0)
         header = {"descr": "<f4", "fortran_order": False, "shape": (count_rows, 7)}
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             with archive.open("pix.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array_header_2_0(member, header)
                 shutil.copyfileobj(rows, member, 1 << 20)

@@ -8,7 +8,6 @@ charge is kept, but for channels without any active square. Most active squares 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +26,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def compiled(function: _Function) -> _Function:
     """`function`, compiled when first called; the machine code is kept between processes. Threads run side by side."""
-    return cast("_Function", numba.njit(cache=True, nogil=True)(function))
+    try:
+        return cast("_Function", numba.njit(cache=True, nogil=True)(function))
+    except RuntimeError:  # there is nowhere to keep it
+        return cast("_Function", numba.njit(nogil=True)(function))
 
 
 @dataclass(frozen=True)
@@ -220,14 +222,3 @@ def _tile(
             found[filled + k] = charge[order[k]]
         filled += count
     return place[:filled].copy(), found[:filled].copy()
-
-
-def key(voxels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """(N,) int64, a number a voxel in the order x, y, z."""
-    return np.ravel_multi_index(tuple(voxels[:, :3].astype(np.int64).T), shape)
-
-
-def coarse(grid: tuple[int, int, int], downsample: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Voxels along x, y and z after downsampling; the last one may be a part."""
-    x, y, z = (math.ceil(side / step) for side, step in zip(grid, downsample, strict=True))
-    return x, y, z

@@ -71,12 +71,14 @@ def read(path: Path, spatial: Sequence[int] | None = None, with_truth: bool = Tr
         x = file.array("X").astype(np.float32, copy=False)
         if not len(x):
             raise BadInput(f"{path}: X has no rows: there is no active voxel in it")
+        _finite(path, "X", x)
         starts = file.array("starts")
         y: np.ndarray | None = None
         truth: list[np.ndarray] = []
         if "Y" in file.names:
             _expect(path, "Y", file.header("Y")[0], (len(x), 1))
             y = file.array("Y").astype(np.float32, copy=False)
+            _finite(path, "Y", y)
         if with_truth and "Y_truth" in file.names:
             truth = [_rows(event) for event in file.arrays("Y_truth")]
     return _checked(XY(x, y, _starts(path, starts, x), truth, path), spatial)
@@ -90,6 +92,11 @@ def _expect(path: Path, name: str, shape: tuple[int, ...], wanted: tuple[int | N
     if len(shape) != len(wanted) or any(w not in (None, s) for s, w in zip(shape, wanted, strict=True)):
         shown = ", ".join("N" if w is None else str(w) for w in wanted)
         raise BadInput(f"{path}: {name} has shape {shape}; it takes ({shown})")
+
+
+def _finite(path: Path, name: str, array: np.ndarray) -> None:
+    if not np.isfinite(array).all():
+        raise BadInput(f"{path}: {name} holds values that are not finite")
 
 
 def _starts(path: Path, starts: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -107,13 +114,8 @@ def _starts(path: Path, starts: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def _checked(file: XY, spatial: Sequence[int] | None) -> XY:
     path, voxels = file.path, file.x[:, :4]
-    for name, array in (
-        ("X", file.x),
-        ("Y", file.y),
-        *((f"Y_truth of event {i}", t) for i, t in enumerate(file.truth)),
-    ):
-        if array is not None and not np.isfinite(array).all():
-            raise BadInput(f"{path}: {name} holds values that are not finite")
+    for event, truth in enumerate(file.truth):
+        _finite(path, f"Y_truth of event {event}", truth)
     wrong = (voxels < 0) | (voxels != np.floor(voxels)) | (voxels >= 2**20)
     if wrong.any():
         row, column = (int(i) for i in np.argwhere(wrong)[0])
@@ -147,9 +149,11 @@ def write(
     file = XY(np.asarray(x, np.float32), None if y is None else np.asarray(y, np.float32),
               np.asarray(starts, np.int64), [np.asarray(t, np.float32) for t in truth], path)  # fmt: skip
     _expect(path, "X", file.x.shape, (None, 7))
+    _finite(path, "X", file.x)
     arrays: dict[str, Any] = {"X": file.x, "starts": _starts(path, file.starts, file.x)}
     if file.y is not None:
         _expect(path, "Y", file.y.shape, (len(file.x), 1))
+        _finite(path, "Y", file.y)
         arrays["Y"] = file.y
         # one by one: numpy would make a block of events that happen to have as many true voxels
         arrays["Y_truth"] = np.empty(len(file.truth), dtype=object)
