@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ground.errors import BadInput
 from models.cellnet.sparse import Sites, StridedConv3d, SubmanifoldConv3d, TransposedConv3d
-from models.cellnet.sparse.keys import MARGIN, Triple
+from models.cellnet.sparse.keys import Triple
 
 _EPS = 1e-4
 
@@ -134,15 +134,13 @@ class SparseCellNet(nn.Module):
     A charge head has N_HIDDEN hidden layers. FREEZE leaves the whole trunk as it is, running statistics too.
 
     Args:
-        settings: complete (`config.resolve`).
-
-    Raises:
-        BadInput: a kernel or box that no such network has.
+        settings: complete (`config.resolve`), SPATIAL as three sizes.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__()
-        self.shape = box(settings["SPATIAL"])
+        x, y, z = settings["SPATIAL"]
+        self.shape: Triple = (x, y, z)
         self.features = settings["N_FEATURES"]
         self.trunk = Trunk(settings)
         self.head = head(settings)
@@ -150,6 +148,9 @@ class SparseCellNet(nn.Module):
         if self.frozen:
             self.trunk.requires_grad_(False)
             self.trunk.eval()
+        for module in self.modules():
+            if isinstance(module, SubmanifoldConv3d):
+                module.backend = settings["BACKEND"]
 
     def train(self, mode: bool = True) -> SparseCellNet:
         super().train(mode)
@@ -176,7 +177,7 @@ class SparseCellNet(nn.Module):
             (N, 1).
 
         Raises:
-            BadInput: as `sites`, and features that do not fit.
+            BadInput: as `sites`; features that do not fit; a BACKEND that does not work here.
         """
         sites = coords if isinstance(coords, Sites) else self.sites(coords)
         if features.shape != (len(sites.rows), self.features):
@@ -199,27 +200,6 @@ def head(settings: Mapping[str, Any]) -> nn.Module:
 
 
 def kernel(settings: Mapping[str, Any], flat: bool) -> Triple:
-    """Of the convolutions of a level, along drift, y, z.
-
-    Raises:
-        BadInput: CONV_KERNEL is even or too large.
-    """
+    """Of the convolutions of a level, along drift, y, z."""
     size = settings["CONV_KERNEL"]
-    if size % 2 == 0 or not 0 < size <= 2 * MARGIN + 1:
-        raise BadInput(f"CONV_KERNEL is {size}; it is odd and at most {2 * MARGIN + 1}")
     return (1 if flat else size, size, size)
-
-
-def box(spatial: Any) -> Triple:
-    """The cells along x, y, z of SPATIAL, "1024,1024,512" or a list.
-
-    Raises:
-        BadInput: not three whole numbers above zero.
-    """
-    try:
-        x, y, z = (int(part) for part in (spatial.split(",") if isinstance(spatial, str) else spatial))
-    except (TypeError, ValueError):
-        raise BadInput(f"SPATIAL is {spatial!r}; it takes three sizes such as 1024,1024,512") from None
-    if min(x, y, z) < 1:
-        raise BadInput(f"SPATIAL is {spatial!r}; sizes are at least 1")
-    return x, y, z

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.cellnet.sparse.keys import MARGIN, Triple, check, decode, encode, strides
+
+LISTED = 0.5
+"""Share of occupied cells of a kernel from which a table is quicker than lists (measured with 16 to 64 channels)."""
 
 
 def offsets(kernel: Triple) -> list[Triple]:
@@ -33,6 +37,24 @@ class Coarser:
     children: Tensor
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """The neighbours that are there, a list for each of a kernel's `offsets` but its centre.
+
+    Attributes:
+        source, target: (P,) int32 rows: at its offset from the target lies the source.
+        ends: where each offset's list ends, as positions in these (the centre's is empty).
+        order: (P,) int32 positions of the pairs, target by target.
+        first: (N,) int32 where each target's begin in `order`.
+    """
+
+    source: Tensor
+    target: Tensor
+    ends: list[int]
+    order: Tensor
+    first: Tensor
+
+
 class Sites:
     """The occupied cells of a batch of events, each once, ordered by event, x, y, z.
 
@@ -46,6 +68,7 @@ class Sites:
     Attributes:
         coords: (N, 4) int64 of the cells.
         rows: (rows,) the cell of each input row.
+        kept: what a library of kernels keeps of its own for these cells.
 
     Raises:
         BadInput: coordinates outside the box, or more than can be numbered.
@@ -56,7 +79,9 @@ class Sites:
         self.shape = shape
         self.keys, self.rows = torch.unique(encode(coords, shape), return_inverse=True)
         self.coords = decode(self.keys, shape)
+        self.kept: dict[str, Any] = {}
         self._neighbours: dict[Triple, Tensor] = {}
+        self._pairs: dict[Triple, Pairs | None] = {}
         self._coarser: dict[Triple, Coarser] = {}
 
     def __len__(self) -> int:
@@ -100,6 +125,17 @@ class Sites:
             table[at[here], len(cells) - 1 - number] = own[here]
         return table
 
+    def pairs(self, kernel: Triple) -> Pairs | None:
+        """The neighbours as lists, where so few are there that working through lists is quicker than a table.
+
+        That is on a CPU, below `LISTED`; many small products do not keep a GPU busy.
+        """
+        if kernel not in self._pairs:
+            table = self.neighbours(kernel)
+            listed = table.device.type == "cpu" and int((table < len(self)).sum()) < LISTED * table.numel()
+            self._pairs[kernel] = _listed(table) if listed else None
+        return self._pairs[kernel]
+
     def coarser(self, stride: Triple) -> Coarser:
         """The level of blocks of `stride` cells, from the box's origin on."""
         if stride not in self._coarser:
@@ -116,6 +152,18 @@ class Sites:
         children = torch.full((len(sites) * cells,), len(self), dtype=torch.int32, device=self.coords.device)
         children[place] = torch.arange(len(self), dtype=torch.int32, device=self.coords.device)
         return Coarser(sites, place.int(), children.view(len(sites), cells))
+
+
+def _listed(table: Tensor) -> Pairs:
+    count, cells = table.shape
+    by_cell = table.T.contiguous()
+    there = by_cell < count
+    there[cells // 2] = False
+    target = there.nonzero()[:, 1]
+    first = torch.zeros(count, dtype=torch.int64, device=table.device)
+    first[1:] = torch.bincount(target, minlength=count).cumsum(0)[:-1]
+    ends = there.sum(1).cumsum(0).tolist()
+    return Pairs(by_cell[there], target.int(), ends, target.argsort(stable=True).int(), first.int())
 
 
 def _blocks(shape: Triple, stride: Triple) -> Triple:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks import cellnet
 from ground.errors import BadInput
-from models.cellnet.sparse import Sites, StridedConv3d, SubmanifoldConv3d, TransposedConv3d
+from models.cellnet.sparse import Sites, StridedConv3d, SubmanifoldConv3d, TransposedConv3d, backend, maps, table
 from models.cellnet.sparse.conv import SparseConv3d
 from models.cellnet.sparse.keys import MARGIN, Triple
 
 KERNELS: list[Triple] = [(1, 1, 1), (3, 3, 3), (1, 3, 3), (5, 3, 1)]
 STRIDES: list[Triple] = [(2, 2, 2), (4, 2, 2), (1, 2, 2)]
+Install = Callable[..., None]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
@@ -82,9 +88,16 @@ def close(one: Tensor, other: Tensor, dtype: torch.dtype) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE[dtype] * scale)
 
 
+@pytest.fixture(params=[0.0, 2.0], ids=["table", "lists"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of computing a submanifold convolution, whatever is quicker."""
+    monkeypatch.setattr(maps, "LISTED", request.param)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("size", KERNELS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cloud=clouds(), seed=st.integers(0, 99))
 def test_submanifold_is_dense(size: Triple, dtype: torch.dtype, cloud: tuple[Tensor, Triple], seed: int) -> None:
     torch.manual_seed(seed)
@@ -103,11 +116,12 @@ def test_down_and_up_are_dense(size: Triple, dtype: torch.dtype, cloud: tuple[Te
     agree(TransposedConv3d(3, 2, size), transposed, sites, len(sites.coarser(size).sites), dtype)
 
 
+@pytest.mark.usefixtures("way")
 def test_many_portions_are_dense(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is gathered at a time does not show in the result."""
     torch.manual_seed(0)
     sites = Sites(torch.stack([torch.randint(0, most, (900,)) for most in (3, 9, 8, 7)], 1), (9, 8, 7))
-    monkeypatch.setattr("models.cellnet.sparse.conv._PORTION", {"cpu": 27 * 3 * 40})
+    monkeypatch.setattr("models.cellnet.sparse.table._PORTION", {"cpu": 27 * 3 * 40})
     agree(SubmanifoldConv3d(3, 2, (3, 3, 3)), submanifold, sites, len(sites), torch.float64)
     agree(StridedConv3d(3, 2, (2, 2, 2)), strided, sites, len(sites), torch.float64)
     agree(TransposedConv3d(3, 2, (2, 2, 2)), transposed, sites, len(sites.coarser((2, 2, 2)).sites), torch.float64)
@@ -142,6 +156,17 @@ def test_maps_are_made_once() -> None:
     sites = Sites(torch.tensor([[0, 1, 1, 1], [0, 1, 1, 2]]), (4, 4, 4))
     assert sites.neighbours((3, 3, 3)) is sites.neighbours((3, 3, 3))
     assert sites.coarser((2, 2, 2)) is sites.coarser((2, 2, 2))
+    assert sites.pairs((3, 3, 3)) is sites.pairs((3, 3, 3)) is not None
+
+
+def test_lists_are_made_where_few_neighbours_are() -> None:
+    cells = torch.cartesian_prod(torch.zeros(1, dtype=torch.int64), *[torch.arange(5)] * 3)
+    full, line = Sites(cells, (5, 5, 5)), Sites(cells[:5], (5, 5, 5))
+    assert full.pairs((3, 3, 3)) is None
+    lists = line.pairs((3, 3, 3))
+    assert lists is not None
+    found = sorted(zip(lists.target.tolist(), lists.source.tolist(), strict=True))
+    assert found == [(0, 1), (1, 0), (1, 2), (2, 1), (2, 3), (3, 2), (3, 4), (4, 3)]
 
 
 @pytest.mark.parametrize(
@@ -166,6 +191,7 @@ def test_kernels_that_the_margin_does_not_allow(size: Triple) -> None:
         Sites(torch.tensor([[0, 1, 1, 1]]), (9, 9, 9)).neighbours(size)
 
 
+@pytest.mark.usefixtures("way")
 def test_gradients_are_skipped_where_none_is_wanted() -> None:
     sites = Sites(torch.tensor([[0, 1, 1, 1], [0, 1, 1, 2]]), (4, 4, 4))
     conv = SubmanifoldConv3d(2, 2, (3, 3, 3))
@@ -173,6 +199,173 @@ def test_gradients_are_skipped_where_none_is_wanted() -> None:
     x = torch.rand(2, 2, requires_grad=True)
     conv(x, sites).sum().backward()
     assert conv.weight.grad is None and x.grad is not None
+    expected = x.grad
+    x.grad = None
+    conv.weight.requires_grad_(True)
+    conv(x, sites).sum().backward()
+    assert torch.equal(x.grad, expected)  # type: ignore[arg-type]
+    alone = torch.autograd.grad(conv(x.detach(), sites).sum(), conv.weight)
+    assert torch.equal(alone[0], conv.weight.grad)  # type: ignore[arg-type]
     down = StridedConv3d(2, 2, (2, 2, 2))
     down(torch.rand(2, 2), sites).sum().backward()
     assert down.weight.grad is not None
+
+
+class Voxels:
+    """A stand-in for spconv's SparseConvTensor."""
+
+    def __init__(
+        self, features: Tensor, indices: Tensor, shape: list[int], events: int, indice_dict: dict[str, int]
+    ) -> None:
+        assert indices.dtype == torch.int32 and int(indices[:, 0].max()) < events
+        self.features, self.indices, self.shape, self.events = features, indices, shape, events
+        self.indice_dict = indice_dict
+
+
+class DenseSubMConv3d(torch.nn.Module):
+    """spconv's layer with its layout of weights (outputs, x, y, z, inputs), computed by a dense convolution."""
+
+    def __init__(self, inputs: int, outputs: int, size: list[int], bias: bool, indice_key: str) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(outputs, *size, inputs))
+        self.name = indice_key
+
+    def forward(self, voxels: Voxels) -> Voxels:
+        event, x, y, z = voxels.indices.long().T
+        image = voxels.features.new_zeros(voxels.events, *voxels.shape, voxels.features.shape[1])
+        image = image.index_put((event, x, y, z), voxels.features).permute(0, 4, 1, 2, 3)
+        padding = tuple(size // 2 for size in self.weight.shape[1:4])
+        out = F.conv3d(image, self.weight.permute(0, 4, 1, 2, 3), padding=padding)[event, :, x, y, z]
+        made = {**voxels.indice_dict, self.name: voxels.indice_dict.get(self.name, 0) + 1}
+        return Voxels(out, voxels.indices, voxels.shape, voxels.events, made)
+
+
+class Flipped(DenseSubMConv3d):
+    def forward(self, voxels: Voxels) -> Voxels:
+        out = super().forward(voxels)
+        out.features = out.features.flip(0)
+        return out
+
+
+class Undefined(DenseSubMConv3d):
+    def forward(self, voxels: Voxels) -> Voxels:
+        out = super().forward(voxels)
+        out.features = out.features * torch.nan
+        return out
+
+
+class Forward(DenseSubMConv3d):
+    """As spconv's CPU build: only the backward pass fails."""
+
+    def forward(self, voxels: Voxels) -> Voxels:
+        out = super().forward(voxels)
+        out.features.register_hook(_no_cuda)
+        return out
+
+
+def _no_cuda(grad: Tensor) -> Tensor:
+    raise AssertionError("Torch not compiled with CUDA enabled")
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Makes packages importable whose layer is the given one; those not named are not there."""
+
+    def put(**layers: type[DenseSubMConv3d]) -> None:
+        for package in backend.PACKAGES:
+            module = None
+            if package in layers:
+                module = ModuleType(f"{package}.pytorch")
+                module.SubMConv3d, module.SparseConvTensor = layers[package], Voxels  # type: ignore[attr-defined]
+            monkeypatch.setitem(sys.modules, package, None if module is None else ModuleType(package))
+            monkeypatch.setitem(sys.modules, f"{package}.pytorch", module)
+
+    # the machine of the tests has no CUDA: what is computed there in the program is computed here
+    probe = backend.probe
+    monkeypatch.setattr(backend, "probe", lambda found, device: probe(found, torch.device("cpu")))
+    backend.choose.cache_clear()
+    yield put
+    backend.choose.cache_clear()
+
+
+@pytest.mark.parametrize("size", [(3, 3, 3), (1, 3, 3), (5, 3, 1)])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cloud=clouds(), seed=st.integers(0, 99))
+def test_weights_are_arranged_as_spconv_takes_them(
+    install: Install, size: Triple, cloud: tuple[Tensor, Triple], seed: int
+) -> None:
+    install(spconv=DenseSubMConv3d)
+    torch.manual_seed(seed)
+    sites, conv = Sites(*cloud), SubmanifoldConv3d(3, 2, size).double()
+    found = backend.Spconv("spconv")
+    x = torch.randn(len(sites), 3, dtype=torch.float64, requires_grad=True)
+    for _ in range(2):
+        ours, theirs = conv(x, sites), found(x, conv.weight, size, sites)
+        close(ours, theirs, torch.float64)
+        cotangent = torch.randn_like(ours)
+        pairs = (torch.autograd.grad(out, (x, conv.weight), cotangent) for out in (ours, theirs))
+        for one, other in zip(*pairs, strict=True):
+            close(one, other, torch.float64)
+    if len(sites):
+        assert list(sites.kept["spconv"][2].values()) == [2]
+
+
+def test_on_cuda_the_first_that_works_is_taken(install: Install) -> None:
+    cuda = torch.device("cuda")
+    install(spconv=DenseSubMConv3d, spconv_triton=DenseSubMConv3d)
+    assert backend.choose("auto", cuda)._package == "spconv_triton"  # type: ignore[attr-defined]
+    backend.choose.cache_clear()
+    install(spconv=DenseSubMConv3d, spconv_triton=Flipped)
+    assert backend.choose("auto", cuda)._package == "spconv"  # type: ignore[attr-defined]
+    assert backend.choose("torch", cuda) is table.submanifold
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        (Flipped, "spconv: its numbers differ from torch's"),
+        (Undefined, "spconv: its numbers differ"),
+        (Forward, "spconv: Torch not compiled with CUDA enabled"),
+        (None, "spconv.*None in sys.modules"),
+    ],
+)
+def test_what_does_not_work_is_not_taken(install: Install, layer: type[DenseSubMConv3d] | None, says: str) -> None:
+    install(**({} if layer is None else {"spconv": layer}))
+    cuda = torch.device("cuda")
+    assert backend.choose("auto", cuda) is table.submanifold
+    with pytest.raises(BadInput, match=says) as error:
+        backend.choose("spconv", cuda)
+    assert "\n" not in str(error.value)
+
+
+def test_spconv_is_never_taken_on_a_cpu(install: Install) -> None:
+    install(spconv=DenseSubMConv3d)
+    cpu = torch.device("cpu")
+    assert backend.choose("auto", cpu) is backend.choose("torch", cpu) is table.submanifold
+    conv = SubmanifoldConv3d(3, 2, (3, 3, 3), backend="spconv")
+    with pytest.raises(BadInput, match="cpu device"):
+        conv(torch.rand(1, 3), Sites(torch.tensor([[0, 1, 1, 1]]), (4, 4, 4)))
+
+
+def test_spconv_itself_agrees_where_it_is_installed() -> None:
+    """Forward, which its CPU build has, too."""
+    pytest.importorskip("spconv.pytorch")
+    torch.manual_seed(0)
+    sites = Sites(torch.stack([torch.randint(0, most, (400,)) for most in (3, 9, 8, 7)], 1), (9, 8, 7))
+    found = backend.Spconv("spconv")
+    for size in ((3, 3, 3), (1, 3, 3), (5, 5, 5)):
+        conv, x = SubmanifoldConv3d(5, 7, size), torch.randn(len(sites), 5)
+        with torch.no_grad():
+            close(found(x, conv.weight, size, sites), conv(x, sites), torch.float32)
+
+
+@pytest.mark.slow
+def test_sparse_is_much_faster_than_dense() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = cellnet.convolution(cellnet.tracks(12_000, cellnet.BOX), cellnet.BOX, 3, dense=True)
+    finally:
+        torch.set_num_threads(threads)
+    assert 14 < found["neighbours"] < 18
+    assert found["dense"] / found["ours"] > 30
