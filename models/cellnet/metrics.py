@@ -29,8 +29,11 @@ def is_real(y: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def passed(probability: np.ndarray) -> np.ndarray:
-    """(N,) int64: above how many of the thresholds each probability is."""
-    return np.ceil(np.asarray(probability, np.float32) * STEPS).astype(np.int64).clip(0, STEPS)
+    """(N,) int32: above how many of the thresholds each probability is."""
+    above = np.asarray(probability, np.float32) * np.float32(STEPS)
+    np.ceil(above, out=above)
+    np.clip(above, 0, STEPS, out=above)
+    return above.astype(np.int32)
 
 
 def tables(probability: np.ndarray, real: np.ndarray, event: np.ndarray, events: int) -> tuple[np.ndarray, np.ndarray]:
@@ -253,12 +256,9 @@ class AreaScorer(Scorer):
     def score(self, reduced: Mapping[str, np.ndarray]) -> float:
         if not self.samples:
             return math.nan
-        above = np.asarray(reduced["probability"], np.float32) * np.float32(STEPS)
-        if not np.isfinite(above.sum()):
+        if not np.isfinite(reduced["probability"].sum()):
             return math.nan
-        np.ceil(above, out=above)
-        np.clip(above, 0, STEPS, out=above)
-        place = self._begin + above.astype(np.int32)
+        place = self._begin + passed(reduced["probability"])
         shape, size = (self.samples, STEPS + 1), self.samples * (STEPS + 1)
         every = np.bincount(place, minlength=size).reshape(shape)
         real = np.bincount(place[self._true], minlength=size).reshape(shape)

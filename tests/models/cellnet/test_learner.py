@@ -82,7 +82,7 @@ def test_a_loss_weighs_voxels_not_files(block: dict[str, Any]) -> None:
 
 
 def test_resuming_within_an_epoch_is_exact(block: dict[str, Any], tmp_path: Path) -> None:
-    over = {"SCHEDULE": "plateau", "PLATEAU_PATIENCE": 0, "PLATEAU_FACTOR": 0.5, "PIECE_STEPS": 1, "EPOCHS": 4}
+    over = {"SCHEDULE": "plateau", "PLATEAU_PATIENCE": 0, "PLATEAU_FACTOR": 0.5, "PIECE_STEPS": 1, "EPOCHS": 2}
     noisy = {**block, "transforms": {"noise": {"mean": 0, "sd": 20}}}
     whole = run(learner(noisy, LR=0.1, **over))
     cut = learner(noisy, LR=0.1, **over)

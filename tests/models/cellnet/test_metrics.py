@@ -20,7 +20,7 @@ def cloud(seed: int, events: int = 4, most: int = 60) -> tuple[np.ndarray, np.nd
     rng = np.random.default_rng(seed)
     event = np.repeat(np.arange(events), rng.integers(0, most, events))
     y = np.where(rng.random(len(event)) < 0.3, rng.gamma(2, 0.3, len(event)), 0).astype(np.float32)
-    logit = rng.normal(-1, 1.5, len(event)) + 2.5 * (y > 0.17)
+    logit = rng.normal(-1, 3, len(event)) + 2.5 * (y > 0.17)
     return (1 / (1 + np.exp(-logit))).astype(np.float32), y, event
 
 
