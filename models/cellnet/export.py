@@ -23,6 +23,7 @@ from models.cellnet.names import renamed
 SUFFIXES = (".h5", ".hdf5", ".hdf")
 TABLE = "predictions.h5"
 _VALUES = ("probability", "charge")
+_OPTIONAL = (*_VALUES, "decision")
 _NEEDED = ("voxel", "event")
 
 
@@ -131,7 +132,7 @@ def read(path: Path, parts: Iterable[CellData]) -> Iterator[tuple[CellData, Pred
         for name in _NEEDED:
             if name not in file:
                 raise BadInput(f"{path}: has no {name}: it is no file of predictions")
-        names = [name for name in itertools.chain(_NEEDED, _VALUES) if name in file]
+        names = [name for name in itertools.chain(_NEEDED, _OPTIONAL) if name in file]
         for part in parts:
             (one,) = part.eval.files
             voxels = part.eval.voxels(one)

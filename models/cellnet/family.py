@@ -12,7 +12,7 @@ from ground.errors import BadInput
 from models.base import Family, Metric, Place, Prediction, Predictor, Scorer
 from models.cellnet import config as settings
 from models.cellnet import data as cells
-from models.cellnet import metrics
+from models.cellnet import metrics, scorers
 from models.cellnet.data import CellData
 from models.cellnet.folders import FOLDERS
 from models.cellnet.learner import CellNetLearner
@@ -113,7 +113,7 @@ class CellNetFamily(Family):
         return cells.truth_arrays(data)
 
     def scorer(self, truth: Mapping[str, np.ndarray]) -> Scorer:
-        return metrics.scorer(self.task, truth, self.real)
+        return scorers.scorer(self.task, truth, self.real)
 
     def describe(self, data: CellData) -> dict[str, str]:
         out = {}
@@ -161,5 +161,5 @@ class CellNetFamily(Family):
             true = cells.all_true(part, self.real)
             types = [file.name.event_type] * len(part.eval)
             values = prediction["probability" if self.task == "ghost" else "charge"]
-            tally.add(values, truth["y"], truth["event"], types, true)
+            tally.add(values, truth["y"], truth["event"], types, true, prediction.get("decision"))
         return {where: tally.scores()}

@@ -21,6 +21,7 @@ from models.cellnet.events import Batch, Events
 from models.cellnet.losses import Term, charge_terms, coarse_cells, coarse_size, ghost_terms
 from models.cellnet.predictor import CellPredictor, Model, build
 from models.cellnet.schedule import rate
+from models.cellnet.sums import Sums
 
 PIECE_SECONDS = 45.0
 See = Callable[[Batch, np.ndarray], None]
@@ -76,7 +77,7 @@ class CellNetLearner(Learner):
         self.total = config["EPOCHS"] * self.epoch_steps
         self._iterator: Iterator[Batch] | None = None
         self.step = 0
-        self._epoch = _Sums()
+        self._epoch = Sums()
         self.last_epoch: dict[str, float] = {}
         self._best, self._best_step = math.nan, 0
 
@@ -115,7 +116,7 @@ class CellNetLearner(Learner):
         """
         begun = time.perf_counter()
         self.network.train()
-        sums, waited, took = _Sums(), 0.0, 0
+        sums, waited, took = Sums(), 0.0, 0
         while True:
             start = time.perf_counter()
             batch = self._next_batch()
@@ -135,7 +136,7 @@ class CellNetLearner(Learner):
             self.last_epoch = self._epoch.means()
             if self.config["SCHEDULE"] == "plateau" and self._watch == "train_loss":
                 self.plateau.step(self.last_epoch["train_loss"])
-            self._epoch = _Sums()
+            self._epoch = Sums()
         spent = time.perf_counter() - begun
         return {**found, "lr": lr, "read_ms": 1e3 * waited / took, "train_ms": 1e3 * (spent - waited) / took}
 
@@ -166,7 +167,7 @@ class CellNetLearner(Learner):
             self._iterator.close()
         self._iterator = None
 
-    def _step(self, batch: Batch, sums: _Sums) -> float:
+    def _step(self, batch: Batch, sums: Sums) -> float:
         config = self.config
         if config["SCHEDULE"] != "plateau":
             lr = rate(config["SCHEDULE"], config["LR"], self.step, self.total, round(config["WARMUP"] * self.total))
@@ -229,7 +230,7 @@ class CellNetLearner(Learner):
         mine = self.data.eval
         if self.place.ranks > 1:
             mine = Events(mine.files[self.place.rank :: self.place.ranks], mine.store, mine.source)
-        tally, sums = metrics.tally(self.task, self.data.options.truth), _Sums()
+        tally, sums = metrics.tally(self.task, self.data.options.truth), Sums()
         for batch, output in CellPredictor(self.model, self.place.batch).outputs(mine, self._full):
             values = self.model.values(output).cpu().numpy()
             if see is not None:
@@ -247,7 +248,7 @@ class CellNetLearner(Learner):
         if self.place.ranks > 1:
             every = ranks.gathered((tally, sums, seconds), self.place.ranks)
             tally = every[0][0].merge([other[0] for other in every[1:]])
-            sums = _Sums()
+            sums = Sums()
             for one in every:
                 sums.add(one[1])
             seconds = sum(one[2] for one in every) / len(every)
@@ -292,7 +293,7 @@ class CellNetLearner(Learner):
         self.optimizer.load_state_dict(saved)
         self.load_plateau(state["plateau"])
         self.step = int(state["step"])
-        self._epoch = _Sums.of(state["epoch"])
+        self._epoch = Sums.of(state["epoch"])
         self._best = float(state["best"][0]) if state["best"] else math.nan
         self._best_step = int(state["best_step"])
 
@@ -330,49 +331,6 @@ class CellNetLearner(Learner):
         if same and weights.get("task", self.task) == self.task:
             trunk += sorted(head)
         self.network.load_state_dict({**own, **{name: given[name] for name in trunk}})
-
-
-class _Sums:
-    """Totals and counts of a loss's terms, and how many voxels were told rightly."""
-
-    def __init__(self) -> None:
-        self._totals: list[float] = []
-        self._counts: list[int] = []
-        self._right, self._rows = 0.0, 0
-
-    def note(self, totals: list[float], counts: list[int], right: float | None, rows: int) -> None:
-        """One step's; `right` is None where nothing is told."""
-        while len(self._totals) < len(totals):
-            self._totals.append(0.0)
-            self._counts.append(0)
-        for place, (total, count) in enumerate(zip(totals, counts, strict=True)):
-            self._totals[place] += total
-            self._counts[place] += count
-        if right is not None:
-            self._right, self._rows = self._right + right, self._rows + rows
-
-    def add(self, other: _Sums) -> None:
-        self.note(other._totals, other._counts, other._right, other._rows)
-
-    @property
-    def empty(self) -> bool:
-        return not self._totals
-
-    def means(self) -> dict[str, float]:
-        """train_loss, and of ghosts train_accuracy."""
-        loss = sum(total / max(1, count) for total, count in zip(self._totals, self._counts, strict=True))
-        out = {"train_loss": float(loss) if self._totals else math.nan}
-        return {**out, "train_accuracy": self._right / self._rows} if self._rows else out
-
-    def state(self) -> list[Any]:
-        return [self._totals, self._counts, self._right, self._rows]
-
-    @classmethod
-    def of(cls, state: list[Any]) -> _Sums:
-        sums = cls()
-        sums._totals, sums._counts = [float(t) for t in state[0]], [int(n) for n in state[1]]
-        sums._right, sums._rows = float(state[2]), int(state[3])
-        return sums
 
 
 def _optimizer(

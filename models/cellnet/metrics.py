@@ -8,12 +8,12 @@ against the other is taken: the published figure.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from models.base import Metric, Prediction, Scorer
+from models.base import Metric
 
 AREA = Metric("area", "max", "efficiency-purity area of real voxels, events averaged")
 RMSE = Metric("charge_rmse", "min", "root mean square error of the charge of real voxels, in the truth's units")
@@ -55,10 +55,14 @@ def curve(every: np.ndarray, real: np.ndarray, true: np.ndarray | None = None) -
     """
     above_all = every[:, ::-1].cumsum(1)[:, ::-1][:, 1:].astype(np.float64)
     above_real = real[:, ::-1].cumsum(1)[:, ::-1][:, 1:].astype(np.float64)
-    wanted = (real.sum(1) if true is None else true).astype(np.float64)[:, None]
-    efficiency = np.divide(above_real, wanted, out=np.ones_like(above_real), where=wanted > 0)
-    purity = np.divide(above_real, above_all, out=np.ones_like(above_real), where=above_all > 0)
-    return efficiency.mean(0), purity.mean(0)
+    wanted = (real.sum(1) if true is None else true)[:, None]
+    return shares(above_real, wanted).mean(0), shares(above_real, above_all).mean(0)
+
+
+def shares(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, 1 where there is nothing to have a share of."""
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    return np.divide(part, whole, out=np.ones(np.broadcast_shapes(part.shape, whole.shape)), where=whole > 0)
 
 
 def area(efficiency: np.ndarray, purity: np.ndarray) -> float:
@@ -83,6 +87,7 @@ class GhostTally:
         self.every, self.real = np.zeros((0, STEPS + 1), np.int64), np.zeros((0, STEPS + 1), np.int64)
         self.types: list[str] = []
         self.true = np.zeros(0)
+        self.decided = np.zeros((0, 2))
         self.fine = np.zeros((2, _FINE), np.int64)
         self.cells = np.zeros((3, _CELLS))
 
@@ -93,6 +98,7 @@ class GhostTally:
         event: np.ndarray,
         types: Sequence[str],
         true: np.ndarray | None = None,
+        decision: np.ndarray | None = None,
     ) -> None:
         """Some events.
 
@@ -100,12 +106,16 @@ class GhostTally:
             probability, y, event: (N,); events are counted from 0.
             types: of each event.
             true: real voxels of each event, inactive ones too; None where that is not known.
+            decision: (N,) whether each voxel is kept, by a threshold that was tuned elsewhere.
         """
         real = is_real(y, self.truth)
         every, kept = tables(probability, real, event, len(types))
         self.every, self.real = np.concatenate([self.every, every]), np.concatenate([self.real, kept])
         self.types += types
         self.true = np.concatenate([self.true, np.full(len(types), np.nan) if true is None else true])
+        if decision is not None:
+            kept_by = [np.bincount(event[mask], minlength=len(types)) for mask in (decision > 0, (decision > 0) & real)]
+            self.decided = np.concatenate([self.decided, np.stack(kept_by, 1)])
         p = probability.astype(np.float64).clip(1e-12, 1 - 1e-12)
         place = ((np.log(p / (1 - p)) / _REACH + 1) * _FINE / 2).astype(np.int64).clip(0, _FINE - 1)
         self.fine += np.stack([np.bincount(place[real == kind], minlength=_FINE) for kind in (False, True)])
@@ -119,6 +129,7 @@ class GhostTally:
             whole.every, whole.real = np.concatenate([whole.every, one.every]), np.concatenate([whole.real, one.real])
             whole.types += one.types
             whole.true = np.concatenate([whole.true, one.true])
+            whole.decided = np.concatenate([whole.decided, one.decided])
             whole.fine += one.fine
             whole.cells += one.cells
         return whole
@@ -143,8 +154,17 @@ class GhostTally:
             "calibration_error": calibration_error(self.cells),
             "ghost_ratio": (found - real) / real if real else math.nan,
         }
-        if len(self.true) and np.isfinite(self.true).all():
-            out["efficiency_of_all_true"] = float(curve(self.every, self.real, self.true)[0][best])
+        known = self.true if np.isfinite(self.true).all() else None
+        if len(self.types) and len(self.decided) == len(self.types):
+            # nothing of these events has had a say in the threshold
+            del out["threshold"]
+            kept, right = self.decided.T
+            out["efficiency"], out["purity"] = shares(right, self.real.sum(1)).mean(), shares(right, kept).mean()
+            if known is not None:
+                out["efficiency_of_all_true"] = shares(right, known).mean()
+        elif len(self.types) and known is not None:
+            out["efficiency_of_all_true"] = float(curve(self.every, self.real, known)[0][best])
+        out = {name: float(value) for name, value in out.items()}
         kinds = sorted(set(self.types))
         for kind in kinds if len(kinds) > 1 else ():
             mine = np.array([one == kind for one in self.types])
@@ -173,8 +193,9 @@ class ChargeTally:
         event: np.ndarray,
         types: Sequence[str],
         true: np.ndarray | None = None,
+        decision: np.ndarray | None = None,
     ) -> None:
-        """Some events; as `GhostTally.add`."""
+        """Some events; as `GhostTally.add`, but for what only ghosts have."""
         real = is_real(y, self.truth)
         error = charge.astype(np.float64) - y
         mine = error[real]
@@ -233,82 +254,3 @@ def calibration_error(cells: np.ndarray) -> float:
     """Expected calibration error: |probability − share real|, averaged over voxels."""
     told, real, count = cells
     return float(np.abs(told - real).sum() / count.sum()) if count.sum() else math.nan
-
-
-class AreaScorer(Scorer):
-    """The area, prepared for one truth.
-
-    Args:
-        real: (N,) bool.
-        event: (N,) int64 the event of each row, ascending.
-        events: how many there are; one may have no row.
-    """
-
-    def __init__(self, real: np.ndarray, event: np.ndarray, events: int) -> None:
-        self.real, self.event, self.samples = real, event, events
-        self.rows = {"probability": event}
-        self._begin = (event * (STEPS + 1)).astype(np.int32 if events < 2**24 else np.int64)
-        self._true = np.flatnonzero(real)
-
-    def reduce(self, prediction: Mapping[str, np.ndarray]) -> Prediction:
-        return {"probability": np.asarray(prediction["probability"], np.float32)}
-
-    def score(self, reduced: Mapping[str, np.ndarray]) -> float:
-        if not self.samples:
-            return math.nan
-        if not np.isfinite(reduced["probability"].sum()):
-            return math.nan
-        place = self._begin + passed(reduced["probability"])
-        shape, size = (self.samples, STEPS + 1), self.samples * (STEPS + 1)
-        every = np.bincount(place, minlength=size).reshape(shape)
-        real = np.bincount(place[self._true], minlength=size).reshape(shape)
-        return area(*curve(every, real))
-
-    def take(self, samples: np.ndarray) -> AreaScorer:
-        rows, event = _rows_of(self.event, self.samples, samples)
-        return AreaScorer(self.real[rows], event, len(samples))
-
-
-class RmseScorer(Scorer):
-    """The error of real voxels' charges, prepared for one truth.
-
-    Args:
-        y: (N,) truth of each row.
-        real: (N,) bool; only those are kept of a prediction.
-        event: (N,) int64 the event of each row, ascending.
-        events: how many there are.
-    """
-
-    def __init__(self, y: np.ndarray, real: np.ndarray, event: np.ndarray, events: int) -> None:
-        self._at = np.flatnonzero(real)
-        self.true, self.event, self.samples = y[self._at].astype(np.float64), event[self._at], events
-        self.rows = {"charge": self.event}
-
-    def reduce(self, prediction: Mapping[str, np.ndarray]) -> Prediction:
-        return {"charge": np.asarray(prediction["charge"])[self._at]}
-
-    def score(self, reduced: Mapping[str, np.ndarray]) -> float:
-        error = reduced["charge"] - self.true
-        value = math.sqrt(float(error @ error) / len(error)) if len(error) else math.nan
-        return value if math.isfinite(value) else math.nan
-
-    def take(self, samples: np.ndarray) -> RmseScorer:
-        rows, event = _rows_of(self.event, self.samples, samples)
-        y = self.true[rows]
-        return RmseScorer(y, np.ones(len(y), bool), event, len(samples))
-
-
-def _rows_of(event: np.ndarray, events: int, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of some events, and the events of those rows, counted anew."""
-    number = np.full(events, -1, np.int64)
-    number[samples] = np.arange(len(samples))
-    rows = np.flatnonzero(number[event] >= 0)
-    return rows, number[event[rows]]
-
-
-def scorer(task: str, truth: Mapping[str, np.ndarray], threshold: float) -> Scorer:
-    """The metric of a task, prepared for a truth (`data.truth_arrays`)."""
-    real = is_real(truth["y"], threshold)
-    if task == "ghost":
-        return AreaScorer(real, truth["event"], len(truth["id"]))
-    return RmseScorer(truth["y"], real, truth["event"], len(truth["id"]))

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from models.cellnet import metrics
-from models.cellnet.metrics import AreaScorer, ChargeTally, GhostTally, RmseScorer
+from models.cellnet.metrics import ChargeTally, GhostTally
+from models.cellnet.scorers import AreaScorer, RmseScorer
 
 
 def cloud(seed: int, events: int = 4, most: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -132,6 +133,16 @@ def test_efficiency_against_all_true_voxels_counts_inactive_ones() -> None:
     tally.add(p, y, event, ["Mu"], np.array([4]))
     scores = tally.scores()
     assert scores["efficiency"] == 1.0 and scores["efficiency_of_all_true"] == 0.5
+
+
+def test_a_decision_is_scored_as_it_was_made() -> None:
+    p, y = np.array([0.9, 0.8, 0.7, 0.1], np.float32), np.array([1.0, 0.0, 1.0, 0.0], np.float32)
+    tally = GhostTally(0.17)
+    # the first event keeps two, one of them real, of one real voxel; the second keeps none of its real one
+    tally.add(p, y, np.array([0, 0, 1, 1]), ["Mu", "Mu"], np.array([2, 1]), np.array([1, 1, 0, 0], np.uint8))
+    scores = tally.scores()
+    assert (scores["efficiency"], scores["purity"]) == (0.5, 0.75) and "threshold" not in scores
+    assert scores["efficiency_of_all_true"] == 0.25
 
 
 @pytest.mark.parametrize("kind", [GhostTally, ChargeTally])
