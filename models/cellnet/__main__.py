@@ -117,11 +117,14 @@ def _join(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from models.cellnet.run import placed, train
+    from models.cellnet.run import leave, placed, train
 
     place = placed(arguments.device, arguments.distributed, arguments.config)
     say = (lambda text: print(text, flush=True)) if place.rank == 0 else (lambda _: None)
-    train(arguments.config, arguments.resume, place, say)
+    try:
+        train(arguments.config, arguments.resume, place, say)
+    finally:
+        leave(place)
     return 0
 
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from models.cellnet.network import _EPS, NormReLU
 
 T = TypeVar("T")
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over ranks. Each rank's loss depends on what all of them gave, so gradients are summed as well."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return summed(values.clone())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return summed(grad.clone())
 
 
 class NormAcrossRanks(NormReLU):
@@ -26,14 +37,13 @@ class NormAcrossRanks(NormReLU):
         """(N, C) -> (N, C); N may differ between ranks and be 0."""
         if not self.training:
             return super().forward(x)
-        sums: Tensor = all_reduce(torch.cat([x.sum(0), x.new_full((1,), len(x))]))
+        sums: Tensor = _Sum.apply(torch.cat([x.sum(0), x.new_full((1,), len(x))]))
         count = sums[-1].detach()
         if float(count) < 2:
             # as of one rank: there is no spread to normalise by
-            centred, variance = x - self.running_mean, self.running_var
-            return self._made(centred, variance)
+            return self._made(x - self.running_mean, self.running_var)
         centred = x - sums[:-1] / count
-        variance = all_reduce(centred.square().sum(0)) / count
+        variance: Tensor = _Sum.apply(centred.square().sum(0)) / count
         with torch.no_grad():
             self.running_mean.lerp_(sums[:-1] / count, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)

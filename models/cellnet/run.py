@@ -213,3 +213,9 @@ def placed(device: str, backend: str | None, config: Path) -> Place:
         torch.cuda.set_device(local % torch.cuda.device_count())
     torch.distributed.init_process_group(backend, init_method=meeting, rank=number, world_size=count)
     return replace(Place(device), rank=number, ranks=count)
+
+
+def leave(place: Place) -> None:
+    """Part from the other ranks."""
+    if place.ranks > 1:
+        torch.distributed.destroy_process_group()

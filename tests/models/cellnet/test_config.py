@@ -18,7 +18,8 @@ from models.cellnet import checkpoint, config, original
 from models.cellnet.__main__ import main
 from models.cellnet.names import parse
 from models.cellnet.network import SparseCellNet
-from models.cellnet.run import train
+from models.cellnet.run import placed, train
+from tests.conftest import run
 from tests.models.cellnet import written
 
 SMALL = {"spatial_size": [32, 32, 32], "nChannels": 4, "nStrides": 2, "n_2D": 0, "downsample_t": [2, 2]}
@@ -241,6 +242,27 @@ def test_the_verb_trains_and_tells_what_is_wrong(home: Path, capsys: pytest.Capt
     path.write_text(yaml.safe_dump(changed(GHOST, train__n_epochs=2)))
     assert main(["train", str(path), "--resume"]) == 0
     assert main(["train", str(path), "--resume", "0"]) == 0
+
+
+@pytest.mark.slow
+def test_several_ranks_train_a_configuration(home: Path) -> None:
+    path = home / "ghost.yaml"
+    path.write_text(yaml.safe_dump(changed(GHOST, train__n_epochs=2)))
+    ranks = ("-m", "torch.distributed.run", "--nproc-per-node", 2)
+    done = run(*ranks, "-m", "models.cellnet", "train", path, "-d", "gloo", env={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 1: train_loss") == 1
+    assert summaries(home / "ghost")["epoch"].tolist() == [0, 1]
+    # three files of inference, numbers 0 and 2 of epoch 0: by whichever rank had them
+    assert len(list((home / "ghost/inference").iterdir())) == 2
+
+
+def test_ranks_need_somebody_who_started_them(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(BadInput, match="names no rank"):
+        placed("cpu", "gloo", home / "c.yaml")
+    assert placed("cpu", None, home / "c.yaml") == Place("cpu")
 
 
 # ---- checkpoints
