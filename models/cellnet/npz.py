@@ -25,6 +25,7 @@ LARGEST = 4 << 30
 """Bytes that one member of an archive may take when unpacked."""
 LARGEST_OBJECTS = 1 << 30
 """The same of a member that holds objects."""
+_CHUNK = 1 << 20  # bytes unpacked at once
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, RuntimeError, NotImplementedError)
 
 
@@ -62,11 +63,14 @@ class Npz:
             size = math.prod(shape) * dtype.itemsize
             if size > largest:
                 raise BadInput(f"{self.path}: {name} takes {size} bytes unpacked; at most {largest} are read")
-            content = stream.read(size)
-            if len(content) != size or stream.read(1):
+            short = size > self._members[name].file_size
+            flat = np.empty(0 if short else math.prod(shape), dtype)
+            content, done = flat.view(np.uint8), 0
+            while done < len(content) and (more := stream.readinto(content[done : done + _CHUNK])):
+                done += more
+            if short or done != size or stream.read(1):
                 raise BadInput(f"{self.path}: {name} is not of the size that its header says")
-        array = np.frombuffer(bytearray(content), dtype)
-        return array.reshape(shape, order="F" if fortran else "C")
+        return flat.reshape(shape, order="F" if fortran else "C")
 
     def arrays(self, name: str, largest: int = LARGEST_OBJECTS) -> list[np.ndarray]:
         """A member that holds arrays of different lengths: an object array, or an ordinary one taken row by row.

@@ -24,6 +24,7 @@ from models.cellnet.geometry import Detector
 
 MANIFEST = "tile.json"
 """The file in a folder of xy files that says how they were made."""
+_SILENT = 20  # seconds without a word
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def process(
                 output = target / name
                 if not output.exists():
                     begun = time.perf_counter()
-                    said = _write(file, range(batch * size, (batch + 1) * size), output, tpc, settings, threads)
+                    said = _write(file, range(batch * size, (batch + 1) * size), output, tpc, settings, threads, say)
                     took = time.perf_counter() - begun
                     say(f"  {name}: {said} in {took:.1f} s, {number} of {len(inputs)} parsed files")
                 if output.exists():
@@ -143,13 +144,10 @@ def claim(target: Path, manifest: dict[str, Any], say: Callable[[str], None]) ->
     Raises:
         BadInput: those that it has were made in another way.
     """
-    known = read_json(target / MANIFEST)
-    if known is None:
-        there = len(list(target.glob("*.npz")))
+    known, there = read_json(target / MANIFEST), len(list(target.glob("*.npz")))
+    if known is None or not there:
         if there:
-            say(
-                f"{target}: has {there} files and no {MANIFEST}; those of the wanted names stay, however they were made"
-            )
+            say(f"{target}: has {there} files and no {MANIFEST}; those of the wanted names stay as they are")
         write_json(made(target) / MANIFEST, manifest)
         return
     for name, value in manifest.items():
@@ -159,13 +157,25 @@ def claim(target: Path, manifest: dict[str, Any], say: Callable[[str], None]) ->
             )
 
 
-def _write(file: npz.Npz, events: range, output: Path, tpc: int, settings: Settings, threads: int) -> str:
+def _write(
+    file: npz.Npz,
+    events: range,
+    output: Path,
+    tpc: int,
+    settings: Settings,
+    threads: int,
+    say: Callable[[str], None],
+) -> str:
     """One xy file; what it holds, in words."""
     from models.cellnet.tile import tile
 
     x, starts, pieces, y, truths, lost = [], [], 0, [], [], 0
     sources = _truth_file(file.path, tpc, settings.y)
+    spoke = time.perf_counter()
     for number, event in enumerate(events):
+        if time.perf_counter() - spoke > _SILENT:
+            spoke = time.perf_counter()
+            say(f"  {output.name}: {number} of {len(events)} events")
         values = parsed.readout(file, event, settings.detector)
         voxels, charge = tile(values, settings.detector, tpc, settings.downsample, threads)
         starts.append(pieces)

@@ -141,6 +141,23 @@ def test_another_run_with_other_settings_is_refused(
     assert "detector small" in said(capsys)
 
 
+def test_a_command_that_was_wrong_claims_nothing(source: Path, detector: Path, tmp_path: Path) -> None:
+    assert tile(source, tmp_path / "xy", detector, "--batch-size", "3") == 2
+    assert tile(source, tmp_path / "xy", detector, "--batch-size", "2") == 0
+    assert len(list((tmp_path / "xy").glob("batch0-*.npz"))) == 2
+
+
+def test_files_that_nobody_accounts_for_stay(
+    source: Path, detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = tmp_path / "xy" / "reco_Pion_0_xy-TPC1.npz"
+    there.parent.mkdir()
+    there.write_bytes(b"somebody's")
+    assert tile(source, there.parent, detector) == 0
+    assert there.read_bytes() == b"somebody's" and xy.read(there.parent / "reco_Pion_1_xy-TPC1.npz").y is not None
+    assert "has 1 files and no tile.json; those of the wanted names stay" in capsys.readouterr().err
+
+
 BAD_ARGUMENTS = {
     "ticks that do not divide": (["--downsample", "3,2,2"], "the 8 ticks of small divide by the first"),
     "no downsampling": (["--downsample", "4,0,2"], "all are at least 1"),
