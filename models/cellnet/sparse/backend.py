@@ -73,12 +73,15 @@ class Spconv:
     def __call__(self, x: Tensor, weight: Tensor, size: Triple, sites: Sites) -> Tensor:
         if not len(sites):
             return table.submanifold(x, weight, size, sites)
+        gradients = torch.is_grad_enabled()
         if self._package not in sites.kept:
             sites.kept[self._package] = (sites.coords.int(), int(sites.coords[:, 0].max()) + 1, {})
         indices, events, maps = sites.kept[self._package]
         voxels = self._library.SparseConvTensor(x, indices, list(sites.shape), events, indice_dict=maps)
         layer = self._layer(weight.shape[1], weight.shape[2], size)
-        out: Any = torch.func.functional_call(layer, {"weight": arranged(weight, size)}, (voxels,))
+        # its maps, which this call may make, are to serve training, too
+        with torch.inference_mode(False), torch.set_grad_enabled(gradients):
+            out: Any = torch.func.functional_call(layer, {"weight": arranged(weight, size)}, (voxels,))
         maps.update(out.indice_dict)
         result: Tensor = out.features
         return result

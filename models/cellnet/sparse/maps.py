@@ -59,7 +59,8 @@ class Sites:
     """The occupied cells of a batch of events, each once, ordered by event, x, y, z.
 
     Maps are made when first asked for and then kept, those of coarser levels too. They depend on the coordinates alone,
-    so an object that is kept for a file saves making them in later epochs.
+    so an object that is kept for a file saves making them in later epochs; it may be made in torch's inference mode and
+    then be trained on.
 
     Args:
         coords: (rows, 4) whole numbers [event, x, y, z] in any order; a cell may come more than once.
@@ -74,6 +75,7 @@ class Sites:
         BadInput: coordinates outside the box, or more than can be numbered.
     """
 
+    @torch.inference_mode(False)
     def __init__(self, coords: Tensor, shape: Triple) -> None:
         check(coords, shape)
         self.shape = shape
@@ -105,6 +107,7 @@ class Sites:
             self._neighbours[kernel] = self._find(kernel)
         return self._neighbours[kernel]
 
+    @torch.inference_mode(False)
     def _find(self, kernel: Triple) -> Tensor:
         if any(size % 2 == 0 or not 0 < size <= 2 * MARGIN + 1 for size in kernel):
             raise ValueError(f"kernel {kernel}: sizes are odd, at most {2 * MARGIN + 1}")
@@ -142,6 +145,7 @@ class Sites:
             self._coarser[stride] = self._divide(stride)
         return self._coarser[stride]
 
+    @torch.inference_mode(False)
     def _divide(self, stride: Triple) -> Coarser:
         size = torch.tensor((1, *stride), device=self.coords.device)
         blocks, within = self.coords // size, self.coords[:, 1:] % size[1:]
@@ -154,6 +158,7 @@ class Sites:
         return Coarser(sites, place.int(), children.view(len(sites), cells))
 
 
+@torch.inference_mode(False)
 def _listed(table: Tensor) -> Pairs:
     count, cells = table.shape
     by_cell = table.T.contiguous()

@@ -3,7 +3,8 @@
 Each equals a dense `conv3d` of an image that is zero where no voxel is, read at the occupied cells. A layer gathers
 what each voxel's kernel meets into rows of a table, some at a time, and multiplies them by all its weights at once; a
 missing neighbour is a row of zeros. The gradients gather as well, by the same table: nothing is scattered, so results
-do not depend on the order of threads, and nothing but the layer's input is kept for the backward pass.
+do not depend on the order of threads, and nothing but the layer's input is kept for the backward pass. Where most
+neighbours are missing, `pairs` takes over.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ground.errors import BadInput
 from models.cellnet.network import Block, Level, NormReLU, SparseCellNet
-from models.cellnet.sparse.conv import SparseConv3d
+from models.cellnet.sparse.conv import SparseConv3d, SubmanifoldConv3d
 
 SETTINGS: dict[str, Any] = {
     "N_CHANNELS": 16,
@@ -133,6 +133,22 @@ def test_it_is_the_dense_network_at_the_voxels(settings: dict[str, Any]) -> None
 @pytest.mark.parametrize(("downsample", "count"), [(2, 1_406_433), (4, 1_488_353)])
 def test_it_has_the_originals_parameters(downsample: int, count: int) -> None:
     assert numbers(made(DOWNSAMPLE_T=downsample)) == count
+
+
+def test_parameters_and_buffers_come_in_the_originals_order() -> None:
+    """A checkpoint of the original can be read by counting."""
+    net = made(**{**SMALL, "N_STRIDES": 2})
+    order = [name for name in net.trunk.state_dict() if name.endswith(".weight")]
+    assert [name.removesuffix(".weight") for name in order] == [
+        "first",
+        *(f"levels.before.0.{name}" for name in ("norm1", "conv1", "norm2", "conv2")),
+        *(f"levels.{name}" for name in ("norm_down", "down")),
+        *(f"levels.deeper.before.0.{name}" for name in ("norm1", "conv1", "norm2", "conv2")),
+        *(f"levels.{name}" for name in ("norm_up", "up")),
+        *(f"levels.after.0.{name}" for name in ("shortcut", "norm1", "conv1", "norm2", "conv2")),
+        "norm",
+    ]
+    assert list(net.trunk.norm.state_dict()) == ["weight", "bias", "running_mean", "running_var"]
 
 
 @pytest.mark.parametrize("hidden", [0, 1, 3])
@@ -260,3 +276,11 @@ def test_training_learns_which_voxels_are_true() -> None:
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.1 < F.binary_cross_entropy(truth.mean().expand_as(truth), truth)
+
+
+def test_the_backend_is_every_convolutions() -> None:
+    coords, features = event()
+    net = made(**SMALL, BACKEND="spconv")
+    assert {conv.backend for conv in net.modules() if isinstance(conv, SubmanifoldConv3d)} == {"spconv"}
+    with pytest.raises(BadInput, match="BACKEND spconv"):
+        net(coords, features)

@@ -159,6 +159,23 @@ def test_maps_are_made_once() -> None:
     assert sites.pairs((3, 3, 3)) is sites.pairs((3, 3, 3)) is not None
 
 
+@pytest.mark.usefixtures("way")
+def test_maps_made_in_inference_mode_serve_training() -> None:
+    torch.manual_seed(0)
+    conv, down = SubmanifoldConv3d(2, 2, (3, 3, 3)), StridedConv3d(2, 2, (2, 2, 2))
+    coords, x = torch.randint(0, 4, (30, 4)), torch.rand(30, 2)
+
+    def run(sites: Sites) -> Tensor:
+        return down(conv(sites.collect(x), sites), sites).sum()
+
+    with torch.inference_mode():
+        kept = Sites(coords, (4, 4, 4))
+        run(kept)
+    run(kept).backward()
+    expected = torch.autograd.grad(run(Sites(coords, (4, 4, 4))), conv.weight)[0]
+    assert torch.equal(conv.weight.grad, expected)  # type: ignore[arg-type]
+
+
 def test_lists_are_made_where_few_neighbours_are() -> None:
     cells = torch.cartesian_prod(torch.zeros(1, dtype=torch.int64), *[torch.arange(5)] * 3)
     full, line = Sites(cells, (5, 5, 5)), Sites(cells[:5], (5, 5, 5))
