@@ -217,7 +217,7 @@ class ChargeTally:
 
     def scores(self) -> dict[str, float]:
         """Errors of real voxels in the truth's units, of all voxels (ghosts have none), and of events' totals."""
-        count, errors, squares, rows, every, known, told = self.sums
+        count, errors, squares, rows, every, known, told = self.sums.tolist()
         return {
             RMSE.name: math.sqrt(squares / count) if count else math.nan,
             "charge_bias": errors / count if count else math.nan,

@@ -218,6 +218,18 @@ def test_a_file_that_changed_is_refused(tmp_path: Path) -> None:
         list(data.eval.evaluated(ANY, SPATIAL))
 
 
+@pytest.mark.slow
+def test_generated_events_are_data(home: Path) -> None:
+    options = {"files": 3, "events": 1, "types": "Mu"}
+    block = {"generator": "lartpc", "options": options, "split": [0.4, 0.3, 0.3]}
+    data = load(block, "test")
+    assert [len(part.files) for part in (data.train, data.val, data.test)] == [1, 1, 1]
+    assert home in data.eval.files[0].path.parents and "generated LArTPC events" in data.source
+    y = truth_arrays(data)["y"]
+    assert 0 < (y >= 0.17).mean() < 0.6
+    assert fingerprint(block) == fingerprint(dict(block)) != fingerprint({**block, "options": {**options, "seed": 1}})
+
+
 # ---- transforms
 
 

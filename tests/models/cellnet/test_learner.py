@@ -48,6 +48,15 @@ def test_ghosts_are_told_after_some_epochs(block: dict[str, Any]) -> None:
     assert math.isfinite(after["seconds_per_event"])
 
 
+def test_charges_are_told_after_some_epochs(block: dict[str, Any]) -> None:
+    over = {"EPOCHS": 80, "LR": 0.02, "SCHEDULE": "cosine", "N_CHANNELS": 8, "INPUT_SCALE": "none", "TARGET_UNIT": 2.0}
+    one = learner({**block, "train": [1, 4], "val": [5, 6], "test": None, "task": "charge"}, **over)
+    after = run(one).validate()
+    y = FAMILY.truth(one.data)["y"]
+    assert after["charge_rmse"] < 0.8 * y[y > 0].std()  # of the mean charge
+    assert after["charge_total"] == pytest.approx(1.0, abs=0.3)
+
+
 LOSSES = {"ghost": ["bce_l1", "label_weighted", "charge_weighted", "focal"], "charge": ["mse", "downsample_mse"]}
 
 
