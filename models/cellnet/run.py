@@ -178,12 +178,21 @@ def _append(output: Path, row: dict[str, float]) -> None:
     """A line more. Lines of this epoch and later ones, of a run that was gone back in, are kept in a copy."""
     file, rows = output / "summaries_0.csv", _summaries(output)
     if rows is not None and (rows["epoch"] >= row["epoch"]).any():
-        shutil.copyfile(file, output / f"summaries_0.until-{int(rows['epoch'].max())}.csv")
+        shutil.copyfile(file, _free(output / f"summaries_0.until-{int(rows['epoch'].max())}.csv"))
         rows = rows[rows["epoch"] < row["epoch"]]
     table = pd.concat([rows, pd.DataFrame([row])], ignore_index=True)
     table["epoch"] = table["epoch"].astype(int)
     with atomic_path(file) as temporary:
         table.to_csv(temporary, sep="\t", float_format="%.6f", index=False)
+
+
+def _free(file: Path) -> Path:
+    """The path, or the first numbered one like it that is not taken."""
+    number, free = 1, file
+    while free.exists():
+        number += 1
+        free = file.with_stem(f"{file.stem}-{number}")
+    return free
 
 
 def placed(device: str, backend: str | None, config: Path) -> Place:

@@ -156,6 +156,9 @@ def test_going_on_is_as_if_never_stopped(home: Path) -> None:
     assert summaries(home / "cut")["epoch"].tolist() == [0, 1, 2, 3]
     assert len(pd.read_csv(home / "cut/summaries_0.until-3.csv", sep="\t")) == 4
     assert "nothing is left to do" in start(home, cut, -1)[-1]
+    start(home, cut, 1)  # once more: what the first copy holds stays
+    copies = sorted(path.name for path in (home / "cut").glob("summaries_0.until-*"))
+    assert copies == ["summaries_0.until-3-2.csv", "summaries_0.until-3.csv"]
 
 
 def test_a_plateau_follows_the_validation_accuracy(home: Path) -> None:
