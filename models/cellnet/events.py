@@ -20,6 +20,8 @@ from models.cellnet.config import Triple
 from models.cellnet.files import File
 from models.cellnet.transforms import Transforms
 
+MOST_VOXELS = 400_000
+"""Of a file with more, some events at a time are evaluated."""
 _DEPTH = 2  # batches that wait for the step
 _EVALUATED = 0xE7A1  # noise of evaluated files: the same each time
 
@@ -234,17 +236,13 @@ class Events:
     def evaluated(
         self, transforms: Transforms, spatial: Triple, most: int | None = None, full: bool = False
     ) -> Iterator[Batch]:
-        """File by file in order, read ahead; of a file at most `most` events at a time."""
+        """File by file in order, read ahead; of a file at most `most` events at a time, by default as many as fit."""
 
         def made(stop: threading.Event) -> Iterator[Batch]:
             for file in self.files:
-                numbers = file.numbers
-                for begin in range(0, max(1, len(numbers)), most or max(1, len(numbers))):
+                for some in _pieces(file, most or max(1, file.events * MOST_VOXELS // max(1, file.voxels))):
                     if stop.is_set():
                         return
-                    some = file
-                    if most is not None and most < len(numbers):
-                        some = replace(file, chosen=tuple(numbers[begin : begin + most].tolist()))
                     yield self._batch([some], transforms, spatial, [_EVALUATED], training=False, full=full)
 
         return ahead(made, _DEPTH)
@@ -288,6 +286,14 @@ class Events:
             ids=np.concatenate(ids),
             truth=truth if full else None,
         )
+
+
+def _pieces(file: File, most: int) -> list[File]:
+    """A file, or its events `most` at a time."""
+    numbers = file.numbers
+    if len(numbers) <= most:
+        return [file]
+    return [replace(file, chosen=tuple(numbers[at : at + most].tolist())) for at in range(0, len(numbers), most)]
 
 
 def _truth_of(file: File, voxels: Voxels) -> list[np.ndarray]:

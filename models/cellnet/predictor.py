@@ -14,7 +14,6 @@ from models.base import Prediction
 from models.cellnet.config import TASKS, network_settings, triple
 from models.cellnet.data import CellData
 from models.cellnet.events import Batch, Events, Store
-from models.cellnet.files import File
 from models.cellnet.losses import unscaled
 from models.cellnet.network import SparseCellNet
 from models.cellnet.sparse import Sites
@@ -23,8 +22,6 @@ from models.cellnet.transforms import parse as parse_transforms
 
 OUTPUT = {"ghost": "probability", "charge": "charge"}
 """What the predicted array of each task is called."""
-MOST_VOXELS = 400_000
-"""Of a file with more, some events at a time are predicted."""
 
 
 class Model:
@@ -127,19 +124,10 @@ class CellPredictor:
         """
         model = self.model
         model.network.eval()
-        for file in events.files:
-            one = Events([file], events.store, events.source)
-            batches = one.evaluated(model.transforms, model.spatial, self.batch or _fitting(file), full)
-            for batch in batches:
-                with torch.inference_mode():
-                    yield batch, model(batch, events.store)
-
-
-def _fitting(file: File) -> int | None:
-    """Events of a file that are predicted at a time; None: all."""
-    if file.voxels <= MOST_VOXELS:
-        return None
-    return max(1, file.events * MOST_VOXELS // file.voxels)
+        for batch in events.evaluated(model.transforms, model.spatial, self.batch, full):
+            with torch.inference_mode():
+                output = model(batch, events.store)
+            yield batch, output
 
 
 def restore(config: Mapping[str, Any], weights: Mapping[str, Any], device: str, batch: int | None) -> CellPredictor:

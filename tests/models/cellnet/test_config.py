@@ -14,7 +14,7 @@ import yaml
 
 from ground.errors import BadInput
 from models.base import Place
-from models.cellnet import checkpoint, config, original
+from models.cellnet import checkpoint, config, events, original
 from models.cellnet.__main__ import main
 from models.cellnet.names import parse
 from models.cellnet.network import SparseCellNet
@@ -185,6 +185,17 @@ def test_a_transfer_takes_the_trunk_and_then_goes_on(home: Path) -> None:
     assert said[0].endswith("loaded")
     with pytest.raises(BadInput, match="has no summaries_0"):
         start(home, changed(CHARGE, train__transfer=True))
+
+
+def test_large_files_are_evaluated_in_pieces_and_stored_whole(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(home, changed(GHOST, train__n_epochs=2, store_inference=False))
+    for name, most in (("whole", events.MOST_VOXELS), ("pieces", 1)):
+        monkeypatch.setattr(events, "MOST_VOXELS", most)
+        start(home, changed(GHOST_INF, store_inference={"outdir": name}))
+    whole, pieces = (sorted((home / "ghost" / name).iterdir()) for name in ("whole", "pieces"))
+    assert [path.name for path in whole] == [path.name for path in pieces] and len(whole) == 2
+    for one, other in zip(whole, pieces, strict=True):
+        np.testing.assert_allclose(np.load(one), np.load(other), rtol=1e-4, atol=1e-6)
 
 
 WRONG = {
