@@ -19,6 +19,7 @@ examples, in the order of the work:
   python -m models.cellnet tile PARSED XY --tpc 1               parsed files of TPC 1 to xy files; what is there stays
   python -m models.cellnet tile PARSED XY --tpc 1 --y none      ... of the detector, where there is no truth
   python -m models.cellnet join XY --tpcs 1,5,9                 three TPCs as one
+  python -m models.cellnet train ghost3d.yaml --resume          a configuration of the original program
   python -m models.cellnet describe XY/reco_Mu_000_xy-TPC1.npz  is this file right, and what is in it?
   python run_hyperopt.py lartpc_demo                            search and ensemble on generated events
 
@@ -57,6 +58,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     join.add_argument("xy", type=Path, help="the folder of xy files")
     join.add_argument("--tpcs", required=True, metavar="1,5,9", help="the first one's coordinates are kept")
     join.add_argument("--detector", default="protodune", help="protodune (default), mini, or a YAML file")
+    train = verbs.add_parser("train", help="run a configuration of the original program as it is")
+    train.add_argument("config", type=Path, help="its YAML file")
+    train.add_argument(
+        "--resume",
+        type=int,
+        nargs="?",
+        const=-1,
+        metavar="EPOCH",
+        help="go on after this epoch (default: the last one)",
+    )
+    train.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    train.add_argument(
+        "-d", "--distributed", choices=("gloo", "nccl"), help="one of several ranks, by torchrun or srun"
+    )
     describe = verbs.add_parser("describe", help="check an xy file and say what it holds")
     describe.add_argument("file", type=Path)
     return parser.parse_args(argv)
@@ -101,6 +116,18 @@ def _join(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _train(arguments: argparse.Namespace) -> int:
+    from models.cellnet.run import leave, placed, train
+
+    place = placed(arguments.device, arguments.distributed, arguments.config)
+    say = (lambda text: print(text, flush=True)) if place.rank == 0 else (lambda _: None)
+    try:
+        train(arguments.config, arguments.resume, place, say)
+    finally:
+        leave(place)
+    return 0
+
+
 def _describe(arguments: argparse.Namespace) -> int:
     from models.cellnet.xy import describe
 
@@ -134,6 +161,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "generate": _generate,
     "tile": _tile,
     "join": _join,
+    "train": _train,
     "describe": _describe,
 }
 

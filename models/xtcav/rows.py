@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ground.ahead import ahead
 from ground.errors import BadInput
-from models.xtcav.ahead import ahead
 from models.xtcav.split import balance, cap, weighted
 from models.xtcav.store import ImageStore
 

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
+from ground.ahead import ahead
 from ground.errors import BadInput
-from models.xtcav.ahead import ahead
 from models.xtcav.index import scan
 from models.xtcav.options import Options
 from models.xtcav.preprocess import Chain
@@ -162,4 +162,4 @@ def test_errors_of_the_background_are_raised_in_front() -> None:
     assert next(items) == 1
     with pytest.raises(OSError, match="lost"):
         next(items)
-    assert not [t for t in threading.enumerate() if t.name == "xtcav-reader"]
+    assert not [t for t in threading.enumerate() if t.name == "reader"]

@@ -85,7 +85,7 @@ def test_a_file_that_disappears_is_told_and_no_thread_stays(folder: Path) -> Non
     (folder / "r1.h5").unlink()
     with pytest.raises(BadInput, match=r"r1\.h5.*no such file"):
         list(rows.batches(8, seed=0))
-    readers = [t for t in threading.enumerate() if t.name == "xtcav-reader"]
+    readers = [t for t in threading.enumerate() if t.name == "reader"]
     assert not readers
 
 
@@ -97,7 +97,7 @@ def test_a_dropped_epoch_leaves_no_thread(folder: Path) -> None:
     for batch in rows.batches(4, seed=0):
         del batch
         break
-    assert not [t for t in threading.enumerate() if t.name == "xtcav-reader"]
+    assert not [t for t in threading.enumerate() if t.name == "reader"]
 
 
 def test_waiting_is_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

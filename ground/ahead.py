@@ -38,7 +38,7 @@ def ahead(make: Callable[[threading.Event], Iterator[T]], depth: int) -> Generat
         except BaseException as error:
             put((_END, error))
 
-    thread = threading.Thread(target=work, name="xtcav-reader", daemon=True)
+    thread = threading.Thread(target=work, name="reader", daemon=True)
     thread.start()
     try:
         while True:
