@@ -6,12 +6,10 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ground.errors import BadInput
 from ground.exits import run_command
+from ground.settings import assignments
 
 EXAMPLES = """
 examples, in the order of the work:
@@ -80,7 +78,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def _generate(arguments: argparse.Namespace) -> int:
     from models.cellnet.generate import demo
 
-    print(demo(_pairs(arguments.set), _threads(arguments.threads)))
+    print(demo(assignments(arguments.set), _threads(arguments.threads)))
     return 0
 
 
@@ -142,19 +140,6 @@ def _threads(given: int | None) -> int:
     if given is not None and given < 1:
         raise BadInput(f"--threads is {given}; it takes at least 1")
     return given or available_cpus()
-
-
-def _pairs(items: list[str]) -> dict[str, Any]:
-    pairs: dict[str, Any] = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not equals or not name:
-            raise BadInput(f"{item!r} is not OPTION=VALUE")
-        try:
-            pairs[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise BadInput(f"{item!r}: the value is not readable") from None
-    return pairs
 
 
 _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {

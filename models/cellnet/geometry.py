@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from ground.documents import read_yaml
 from ground.errors import BadInput
 
 _BUNDLED = Path(__file__).parent / "detectors"
@@ -127,14 +127,10 @@ def load(detector: str | Path) -> Detector:
     """
     name = str(detector)
     path = _BUNDLED / f"{name}.yaml" if (_BUNDLED / f"{name}.yaml").exists() else Path(name).expanduser()
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         known = ", ".join(sorted(file.stem for file in _BUNDLED.glob("*.yaml")))
-        raise BadInput(f"{path}: no such detector file; bundled are {known}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise BadInput(f"{path}: not readable as YAML ({str(error).splitlines()[0][:100]})") from None
-    return _detector(_Reader(path, "", content))
+        raise BadInput(f"{path}: no such detector file; bundled are {known}")
+    return _detector(_Reader(path, "", read_yaml(path)))
 
 
 class _Reader:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ground.documents import read_yaml
 from ground.errors import BadInput
 from models.cellnet import config as settings
 from models.cellnet.files import File, select
@@ -103,7 +102,7 @@ def read(path: Path) -> Original:
     Raises:
         BadInput: not such a file; an unknown key, model, loss or optimizer; no ranges, or no file in them.
     """
-    content = _yaml(path)
+    content = read_yaml(path)
 
     def fail(message: str) -> BadInput:
         return BadInput(f"{path}: {message}")
@@ -141,18 +140,6 @@ def read(path: Path) -> Original:
         watched=watched,
         accuracy=accuracy,
     )
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise BadInput(f"{path}: not a readable YAML file ({' '.join(str(error).split())[:120]})") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path}: expected a mapping of keys to values")
-    return content
 
 
 def _known(block: Mapping[str, Any], name: str, fail: Any) -> None:

@@ -144,7 +144,7 @@ def test_a_detector_that_is_no_file_or_no_yaml_is_refused(tmp_path: Path) -> Non
     with pytest.raises(BadInput, match="bundled are mini, protodune"):
         load("protodun")
     (tmp_path / "a.yaml").write_text("a: [")
-    with pytest.raises(BadInput, match="not readable as YAML"):
+    with pytest.raises(BadInput, match="not valid YAML"):
         load(tmp_path / "a.yaml")
     (tmp_path / "a.yaml").write_text("7")
     with pytest.raises(BadInput, match="takes a mapping"):
