@@ -147,7 +147,7 @@ def test_a_detector_that_is_no_file_or_no_yaml_is_refused(tmp_path: Path) -> Non
     with pytest.raises(BadInput, match="not valid YAML"):
         load(tmp_path / "a.yaml")
     (tmp_path / "a.yaml").write_text("7")
-    with pytest.raises(BadInput, match="takes a mapping"):
+    with pytest.raises(BadInput, match="expected a mapping"):
         load(tmp_path / "a.yaml")
     with pytest.raises(BadInput, match=r"has no TPC 12; it has 0, 1"):
         load("protodune").tpc(12)
