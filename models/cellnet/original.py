@@ -152,6 +152,8 @@ def _known(block: Mapping[str, Any], name: str, fail: Any) -> None:
 
 def _block(content: Mapping[str, Any], name: str, fail: Any) -> dict[str, Any]:
     block = content.get(name)
+    if isinstance(block, str) and name == "loss":  # a loss without arguments, by its name
+        return {"name": block}
     if not isinstance(block, dict):
         raise fail(f"{name} is {block!r}; it takes a mapping")
     if name in _KEYS:

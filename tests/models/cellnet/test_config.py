@@ -47,7 +47,7 @@ CHARGE: dict[str, Any] = {
     "output_dir": "$CELLNET_TEST/charge",
     "store_inference": {"everyNepoch": 1, "everyNsample": 1},
     "model": {"name": "cellnet_charge", **SMALL, "freeze": False, "nHiddenLayers": 2},
-    "loss": {"name": "MSELoss"},
+    "loss": "MSELoss",
     "train": {"n_epochs": 2, "transfer": False},
 }
 GHOST_INF: dict[str, Any] = {
