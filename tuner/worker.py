@@ -97,12 +97,12 @@ def _train_on_ranks(config: dict[str, Any], study: Study) -> None:
         for failure in failures:
             if isinstance(failure, Halt):
                 return _halt(failure.why)
+        # where a process died, that counts, whatever the others say; one that only lost its peers does not know why
         ends = [failure for failure in failures if isinstance(failure, RankEnded)]
-        # a rank that lost its peers does not know why: where another one died, it is that one's death that counts
-        ends = [end for end in ends if not end.lost_peers]
-        if not ends:
+        own = [end for end in ends if not end.lost_peers]
+        if len(ends) < len(failures) or not own:
             raise
-        settle(folder, study.family, ends[0].status, ends[0].reason, ends[0].seconds, ends[0].trace)
+        settle(folder, study.family, own[0].status, own[0].reason, own[0].seconds, own[0].trace)
     result = read_result(folder)
     if result is not None:
         tune.report(_told(study, flat(result)))
