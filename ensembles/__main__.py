@@ -47,7 +47,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     _where(predict)
     bring = commands.add_parser("import", help="turn a published archive of checkpoints into studies")
     bring.add_argument("archive", type=Path, help="the zip, or the folder it was unpacked to")
-    bring.add_argument("--family", help="whose checkpoints they are (default: the only family that imports any)")
+    bring.add_argument("--family", help="whose checkpoints they are (default: told by the metric that ranks them)")
     bring.add_argument("--suffix", default="-imported", help="added to each dataset's name (default -imported)")
     bring.add_argument("--overwrite", action="store_true", help="replace studies that are there already")
     score = commands.add_parser("score", help="score by the field's own evaluation (of the NLB: nlb_tools)")

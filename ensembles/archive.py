@@ -16,13 +16,14 @@ from ground.errors import BadInput
 from ground.files import sha256, write_json
 from ground.states import save_state
 from models.base import Family
-from models.registry import choose
+from models.registry import choose, having
 from studies import ledger
 from studies.places import studies_home
 from studies.results import FINISHED
 from studies.study import FORMAT, Study, remove, versions
 
 _NAMES = {"trial_id", "val_ckpt"}
+_HOOK = "import_checkpoint"
 
 
 def import_archive(
@@ -38,29 +39,42 @@ def import_archive(
     Args:
         source: the zip, the folder it was unpacked to, or one dataset's folder.
         home: where studies go (default: where the family's studies lie).
-        family_name: whose checkpoints they are (default: of the only family that imports any).
+        family_name: whose checkpoints they are (default: of the family by whose metric their models.csv ranks).
         suffix: added to the dataset's name, so that an own search under that name is not touched.
 
     Raises:
         BadInput: no such archive, a damaged or refused checkpoint, a study that is there already.
     """
-    family = choose("import_checkpoint", family_name)
-    home = home or studies_home(family)
+    if family_name is not None:
+        choose(_HOOK, family_name)
     if not source.exists():
         raise BadInput(f"{source}: no such archive")
     if source.is_file():
         with tempfile.TemporaryDirectory(prefix="concert-import-") as place:
             unpack(source, Path(place), strip_top=False)  # the folders name the datasets
-            return _import(Path(place), home, family, suffix, overwrite, say)
-    return _import(source, home, family, suffix, overwrite, say)
+            return _import(Path(place), home, family_name, suffix, overwrite, say)
+    return _import(source, home, family_name, suffix, overwrite, say)
+
+
+def _family(table: Path) -> Family:
+    """Whose checkpoints a models.csv lists: the family by whose metric it ranks them."""
+    found, columns = having(_HOOK), ledger.read(table)
+    fit = [family for family in found if family.metric.name in columns]
+    if not fit:
+        raise BadInput(f"{table}: ranks nothing by {' or '.join(family.metric.name for family in found)}")
+    if len(fit) > 1:
+        raise BadInput(f"{table}: may be of {' or '.join(family.name for family in fit)}; say which with --family NAME")
+    return fit[0]
 
 
 def _import(
-    root: Path, home: Path, family: Family, suffix: str, overwrite: bool, say: Callable[[str], None]
+    root: Path, home: Path | None, name: str | None, suffix: str, overwrite: bool, say: Callable[[str], None]
 ) -> list[Study]:
     tables = sorted(root.resolve().rglob("models.csv"))
     if not tables:
         raise BadInput(f"{root}: holds no models.csv, so it is no archive of checkpoints")
+    family = _family(tables[0]) if name is None else choose(_HOOK, name)
+    home = home or studies_home(family)
     for table in tables:
         place = home / f"{table.parent.name}{suffix}"
         if place.exists() and not overwrite:

@@ -96,7 +96,7 @@ def test_a_family_that_cannot_be_used_is_one_line_and_no_hindrance(
     assert words in str(error.value)
     assert "\n" not in str(error.value)
     assert "concert_family_broken" not in sys.modules or case in ("no family", "abstract", "another name")
-    assert registry.choose("import_checkpoint").name == "ndt"
+    assert registry.choose("validate_submission").name == "ndt"
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
