@@ -16,6 +16,7 @@ from scipy.stats import norm
 from skopt.learning import GaussianProcessRegressor
 
 import search_spaces
+from ground.files import write_json
 from search_spaces import Domain
 from tuner import searchers
 from tuner.options import Options
@@ -481,6 +482,7 @@ def test_a_study_is_warm_started_by_the_models_of_another(tmp_path: Path, monkey
     for sign in (1, -1):
         rows = [{"trial_id": str(n), "val_ckpt": "best", "mse": sign * worth(p), **p} for n, p in enumerate(points)]
         pd.DataFrame(rows).to_csv(tmp_path / f"{sign}.csv")
+        write_json(tmp_path / str(sign) / "study.json", config)
         feed = StudyFeed(Study(tmp_path / str(sign), config), options(tmp_path / f"{sign}.csv"))
         assert feed.searcher.known == len(points)
         # lists, null and what is inactive survive the table; numbers to the last digit but one
