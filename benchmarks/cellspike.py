@@ -15,10 +15,6 @@ the best round of each counts.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +25,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from benchmarks.clock import cpu_seconds, instruction_set
+from benchmarks.clock import answer, instruction_set, turn_by_turn
 
 FLOORS = {"training": 1.3, "in order": 0.8}
 SETTINGS: dict[str, Any] = {
@@ -78,40 +74,13 @@ def worker(kind: str, path: Path) -> None:
                 learner.train_piece()
     else:
         step = PlainLoop(settings, path).epoch
-    step()
-    for _ in sys.stdin:
-        begun = cpu_seconds()
-        step()
-        print(json.dumps(cpu_seconds() - begun), flush=True)
+    answer(step)
 
 
 def training(rounds: int, folder: Path) -> dict[str, float]:
     """The median CPU seconds of an epoch, by kind of loop."""
     path = pack(folder / "bbp1531_excite.cellSpike_3prB8kHz.data.h5", _ROWS, 0)
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    processes = {
-        kind: subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.cellspike", "--worker", kind, str(path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=env,
-        )
-        for kind in ("plain", "ours")
-    }
-    times: dict[str, list[float]] = {kind: [] for kind in processes}
-    try:
-        for _ in range(rounds):
-            for kind, process in processes.items():
-                assert process.stdin is not None and process.stdout is not None
-                process.stdin.write("\n")
-                process.stdin.flush()
-                times[kind].append(json.loads(process.stdout.readline()))
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.wait()
-    return {kind: statistics.median(values) for kind, values in times.items()}
+    return turn_by_turn("benchmarks.cellspike", str(path), rounds)
 
 
 # ---- reading

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import resource
+import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -17,3 +23,44 @@ def cpu_seconds() -> float:
 def instruction_set() -> str:
     """The vector instructions that torch uses here, such as AVX2 or AVX512."""
     return torch.backends.cpu.get_cpu_capability()
+
+
+def answer(step: Callable[[], object]) -> None:
+    """What a process of `turn_by_turn` does: after a step to warm up, each line on stdin gets the CPU seconds of a step."""
+    step()
+    for _ in sys.stdin:
+        begun = cpu_seconds()
+        step()
+        print(json.dumps(cpu_seconds() - begun), flush=True)
+
+
+def turn_by_turn(module: str, case: str, rounds: int) -> dict[str, float]:
+    """The median CPU seconds of a step of "plain" and of "ours", in processes of one thread each that take turns.
+
+    Args:
+        module: is run with `--worker KIND CASE` and calls `answer`.
+    """
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    processes = {
+        kind: subprocess.Popen(
+            [sys.executable, "-m", module, "--worker", kind, case],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+        for kind in ("plain", "ours")
+    }
+    times: dict[str, list[float]] = {kind: [] for kind in processes}
+    try:
+        for _ in range(rounds):
+            for kind, process in processes.items():
+                assert process.stdin is not None and process.stdout is not None
+                process.stdin.write("\n")
+                process.stdin.flush()
+                times[kind].append(json.loads(process.stdout.readline()))
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+    return {kind: statistics.median(values) for kind, values in times.items()}

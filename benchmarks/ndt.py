@@ -10,14 +10,9 @@ own, turn by turn, so that a noisy machine disturbs them alike; ours with the al
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
 from typing import Any
 
-from benchmarks.clock import cpu_seconds, instruction_set
+from benchmarks.clock import answer, instruction_set, turn_by_turn
 
 SETTINGS: dict[str, Any] = {
     "MODEL.NUM_LAYERS": 4,
@@ -74,39 +69,12 @@ def worker(kind: str, case: str) -> None:
             "forward": torch.from_numpy(spikes.forward),
         }
         step = PlainLoop(config, arrays, NDT(config, 180, 142, 10).state_dict()).epoch
-    step()
-    for _ in sys.stdin:
-        begun = cpu_seconds()
-        step()
-        print(json.dumps(cpu_seconds() - begun), flush=True)
+    answer(step)
 
 
 def measure(rounds: int, case: str) -> dict[str, float]:
     """The median CPU seconds of an update, by kind of loop."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    processes = {
-        kind: subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.ndt", "--worker", kind, case],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=env,
-        )
-        for kind in ("plain", "ours")
-    }
-    times: dict[str, list[float]] = {kind: [] for kind in processes}
-    try:
-        for _ in range(rounds):
-            for kind, process in processes.items():
-                assert process.stdin is not None and process.stdout is not None
-                process.stdin.write("\n")
-                process.stdin.flush()
-                times[kind].append(json.loads(process.stdout.readline()))
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.wait()
-    return {kind: statistics.median(values) for kind, values in times.items()}
+    return turn_by_turn("benchmarks.ndt", case, rounds)
 
 
 def main() -> None:

@@ -85,9 +85,18 @@ def read_yaml(path: Path, tabs: bool = False) -> dict[str, Any]:
         BadInput: as `read_text` and `parse_yaml`, or no mapping.
     """
     text = read_text(path)
-    content = parse_yaml(text.replace("\t", "  ") if tabs else text, str(path))
+    return mapping(text.replace("\t", "  ") if tabs else text, str(path))
+
+
+def mapping(text: str, where: str) -> dict[str, Any]:
+    """The mapping that a YAML text is.
+
+    Raises:
+        BadInput: as `parse_yaml`, or it is none.
+    """
+    content = parse_yaml(text, where)
     if not isinstance(content, dict):
-        raise BadInput(f"{path}, line 1: expected a mapping of keys to values")
+        raise BadInput(f"{where}, line 1: expected a mapping of keys to values")
     return content
 
 

@@ -326,8 +326,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     Raises:
         BadInput: not YAML, not a mapping, or a key given twice.
     """
-    content = documents.read_yaml(path)
-    node = yaml.compose(documents.read_text(path), Loader=yaml.SafeLoader)
+    text = documents.read_text(path)
+    content, node = documents.mapping(text, str(path)), yaml.compose(text, Loader=yaml.SafeLoader)
     lines: dict[tuple[str, ...], int] = {}
 
     def walk(at: Any, keys: tuple[str, ...]) -> None:

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from filelock import FileLock, Timeout
 
 from ground.errors import BadInput
 from ground.exits import run_command
 from models import registry
 from studies import ledger, places
-from studies.results import RUNNING, read_result
 from studies.study import Study, open_study, remove
 
 EXAMPLES = """
@@ -59,7 +59,8 @@ def _list(given: argparse.Namespace) -> int:
     for home in places.homes():
         for path in sorted(file.parent for file in home.glob("*/study.json")):
             try:
-                found.append(summary(open_study(path)))
+                study = open_study(path)
+                found.append(summary(study, ledger.table(study)))
             except BadInput as error:
                 broken.append(str(error))
     found = [one for one in found if given.family in (None, one["family"])]
@@ -86,7 +87,8 @@ def _list(given: argparse.Namespace) -> int:
 
 def _show(given: argparse.Namespace) -> int:
     study = open_study(places.find(given.study))
-    about = summary(study)
+    frame = ledger.table(study)
+    about = summary(study, frame)
     if given.json:
         print(json.dumps({**about, "config": study.config}, indent=1))
         return 0
@@ -98,7 +100,6 @@ def _show(given: argparse.Namespace) -> int:
     print("data:", json.dumps(study.config["data"]))
     print("fixed:", json.dumps(study.config["fixed"]))
     print("searched:", ", ".join(study.config["space"]))
-    frame = ledger.table(study)
     best = ledger.usable(study, frame).head(5)
     if len(best):
         columns = ["trial_id", "val_ckpt", study.family.metric.name, *study.config["space"]]
@@ -134,21 +135,16 @@ def _agreed(question: str) -> bool:
     return input(f"{question} [y/N] ").strip().lower() == "y"
 
 
-def summary(study: Study) -> dict[str, Any]:
-    """A study in numbers, for people and programs."""
-    frame = ledger.table(study)
+def summary(study: Study, frame: pd.DataFrame) -> dict[str, Any]:
+    """A study in numbers, for people and programs; `frame` is its `ledger.table`."""
     metric = study.family.metric
     usable = ledger.usable(study, frame)
-    status: dict[str, int] = {}
-    for config in ledger.trial_configs(study):
-        result = read_result(study.trials / config["trial_id"])
-        name = result["status"] if result else RUNNING
-        status[name] = status.get(name, 0) + 1
+    status = frame.drop_duplicates("trial_id")["status"].value_counts()
     return {
         "study": study.name,
         "path": str(study.path),
         "family": study.config["family"],
-        "trials": status,
+        "trials": {str(name): int(count) for name, count in status.items()},
         "metric": metric.name,
         "best": float(usable[metric.name].iloc[0]) if len(usable) else None,
         "ensemble": (study.path / "ensemble/ensemble.json").is_file(),

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -29,6 +28,7 @@ from ground.errors import BadInput, CommandFailed
 from ground.files import write_json
 from ground.machine import available_cpus
 from ground.paths import made
+from ground.processes import side_by_side
 from models.cellspike import population
 from models.cellspike.aggregate import packs_of, write_training_meta
 from models.cellspike.calibrate import Conf, calibrate
@@ -195,7 +195,7 @@ def write_simulations(spec: population.Spec, raw: Path, number: int, options: Ma
 
 
 def _share(raw: Path, conf: Path | None, options: Mapping[str, int], processes: int | None, lock: int) -> None:
-    """All cells, by as many processes; a fork would inherit the threads and locks of torch and HDF5."""
+    """All cells, by as many processes."""
     for left in raw.glob("*/.tmp-*"):
         left.unlink()
     cells = len(_population(options))
@@ -205,19 +205,7 @@ def _share(raw: Path, conf: Path | None, options: Mapping[str, int], processes: 
         return
     given = f"{str(raw)!r}, {None if conf is None else str(conf)!r}, {json.dumps(options)!r}"
     program = f"from models.cellspike.generate import worker; worker({given}, %d, {count})"
-    root = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen([sys.executable, "-c", program % n], cwd=root, env=environment, pass_fds=[lock])
-        for n in range(count)
-    ]
-    try:
-        failed = max(process.wait() != 0 for process in running)
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    if failed:
+    if not side_by_side(program, count, [lock]):
         raise CommandFailed(f"simulating cells in {raw} failed; the same command goes on")
 
 

@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -25,7 +24,9 @@ import numpy as np
 
 from ground.errors import BadInput, CommandFailed
 from ground.files import atomic_path, write_json
+from ground.machine import available_cpus
 from ground.paths import made
+from ground.processes import side_by_side
 from models.xtcav.folders import folder
 from models.xtcav.picture import render
 from models.xtcav.waveforms import find_peaks, label_of, waveforms
@@ -183,7 +184,7 @@ def ensure(options: Mapping[str, Any], processes: int | None = None) -> Path:
         shots = sum(missing.values())
         if shots:
             print(f"generating {shots} shots of an XTCAV experiment in {target}", file=sys.stderr)
-        count = min(processes or _cores(), len(missing))
+        count = min(processes or available_cpus(), len(missing))
         if count <= 1 or shots * 726 * 568 // complete["scale"] ** 2 < _WORTH_PROCESSES:
             _generate(target, complete, 0, 1)
         else:
@@ -195,26 +196,10 @@ def _missing(target: Path, options: Mapping[str, int]) -> dict[str, int]:
     return {name: rows for name, _, _, _, rows in plan(options) if not (target / name).exists()}
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _in_processes(target: Path, options: Mapping[str, int], count: int, lock: int) -> None:
-    """One process a core, each every `count`-th file. A fork would inherit the threads and locks of torch and HDF5."""
+    """One process a core, each every `count`-th file."""
     program = f"from models.xtcav.generate import worker; worker({str(target)!r}, {json.dumps(options)!r}, %d, {count})"
-    root = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen([sys.executable, "-c", program % n], cwd=root, env=environment, pass_fds=[lock])
-        for n in range(count)
-    ]
-    try:
-        failed = any(process.wait() for process in running)
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    if failed:
+    if not side_by_side(program, count, [lock]):
         raise CommandFailed(f"generating the XTCAV experiment in {target} failed; the same command goes on")
 
 
