@@ -26,7 +26,7 @@ def instruction_set() -> str:
 
 
 def answer(step: Callable[[], object]) -> None:
-    """What a process of `turn_by_turn` does: after a step to warm up, each line on stdin gets the CPU seconds of a step."""
+    """What a process of `turn_by_turn` does: one step to warm up, then a step's CPU seconds for each line on stdin."""
     step()
     for _ in sys.stdin:
         begun = cpu_seconds()
