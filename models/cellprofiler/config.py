@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from ground.settings import Table
 from ground.settings import resolve as checked
 from models.cellprofiler import names
 from models.cellprofiler.schedule import SCHEDULES, steps
+from models.cellprofiler.wells import AGGREGATES
 
-AGGREGATES = ("mean", "median")
 RANDOM, IMAGENET = "random", "imagenet"
 SUFFIXES = (".safetensors", ".pth", ".pt")
 """Of files that WEIGHTS may name; the latter two are read without unpickling anything but tensors."""
@@ -55,7 +56,7 @@ _SETTINGS: Table = {
     # what the profile is made of: each combination is tried on the validation wells, without any training
     "LAYERS": (names.POOL, None, None),
     "AGGREGATES": (",".join(AGGREGATES), None, None),
-    "LAMBDAS": ("1e-4,1e-2", None, None),
+    "LAMBDAS": ("1e-3,1e-2,1e-1,1", None, None),
     # epochs without a better validation metric that are borne; 0: all are trained
     "PATIENCE": (0, 0, None),
     "PIECE_STEPS": (50, 1, None),
@@ -118,20 +119,22 @@ def aggregates(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word.lower() for word in found))
 
 
-def lambdas(config: Mapping[str, Any]) -> tuple[float, ...]:
-    """The regularisations of the sphering that LAMBDAS lists.
+def lambdas(config: Mapping[str, Any]) -> tuple[float | None, ...]:
+    """The regularisations of the sphering that LAMBDAS lists; None is for `none`: standardised only.
 
     Raises:
-        BadInput: none, or not numbers above zero.
+        BadInput: no number at all, or one that is not above zero.
     """
-    try:
-        found = tuple(float(word) for word in _listed(config, "LAMBDAS", "numbers such as 1e-4,1e-2"))
-        if not all(0 < number < float("inf") for number in found):
-            raise ValueError
-    except ValueError as error:
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput(f"LAMBDAS is {config['LAMBDAS']!r}; it takes numbers above 0 such as 1e-4,1e-2") from None
+    takes = "numbers above 0, or none, such as none,1e-3,1e-1"
+    found: list[float | None] = []
+    for word in _listed(config, "LAMBDAS", takes):
+        try:
+            number = None if word.lower() == "none" else float(word)
+            if number is not None and not 0 < number < math.inf:
+                raise ValueError
+        except ValueError:
+            raise BadInput(f"LAMBDAS has {word!r}; it takes {takes}") from None
+        found.append(number)
     return tuple(dict.fromkeys(found))
 
 

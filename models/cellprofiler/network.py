@@ -31,7 +31,10 @@ class Cnn(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 nn.Sequential(
-                    nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.MaxPool2d(2), nn.ReLU()
+                    nn.Conv2d(before, after, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(after),
+                    nn.MaxPool2d(2),
+                    nn.ReLU(),
                 )
                 for before, after in zip(widths, widths[1:], strict=False)
             )
