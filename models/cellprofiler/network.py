@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -36,7 +37,7 @@ class Cnn(nn.Module):
                     nn.MaxPool2d(2),
                     nn.ReLU(),
                 )
-                for before, after in zip(widths, widths[1:], strict=False)
+                for before, after in itertools.pairwise(widths)
             )
         )  # the pooling before the ReLU: the same numbers, a quarter of the work
         pool: nn.Module = nn.AdaptiveAvgPool2d(1) if config["POOL"] == "avg" else nn.AdaptiveMaxPool2d(1)

@@ -48,9 +48,9 @@ class Options:
             BadInput: as the generator.
         """
         if self.generator:
-            from models.cellprofiler import generate
+            from models.cellprofiler.generate import demo
 
-            return Path(generate.demo(self.options))
+            return Path(demo(self.options))
         return Path(self.project).expanduser()
 
 
@@ -69,13 +69,13 @@ def resolve(block: Mapping[str, Any]) -> Options:
     if not isinstance(split, Mapping):
         raise BadInput(f"data key split is {split!r}; it takes field, training, validation and test")
     _known("data key split.", split, ("field", *_PARTS))
-    values = {name: _texts(name, split[name]) for name in _PARTS if split.get(name) is not None}
+    values: dict[str, Any] = {name: _texts(name, split[name]) for name in _PARTS if split.get(name) is not None}
     if split.get("field") is not None:
         values["field"] = str(split["field"])
-    given = {name: value for name, value in block.items() if value is not None}
-    options = Options(
-        **{**given, "split": values, **({"control": str(given["control"])} if "control" in given else {})}
-    )
+    given = {name: value for name, value in block.items() if value is not None} | {"split": values}
+    if "control" in given:
+        given["control"] = str(given["control"])
+    options = Options(**given)
     if bool(options.project) == bool(options.generator):
         raise BadInput("the data block names a project (a folder) or the generator cells, one of the two")
     return options

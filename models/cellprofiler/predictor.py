@@ -75,8 +75,8 @@ class Extractor:
             raise BadInput(f"{source}: crops of {cells.box} pixels do not fit a network trained on {box} (box_size)")
         if len(cells.channels) != len(channels):
             raise BadInput(
-                f"{source}: {len(cells.channels)} channels ({', '.join(cells.channels)}) do not fit a network trained on "
-                f"{len(channels)} ({', '.join(channels)})"
+                f"{source}: {len(cells.channels)} channels ({', '.join(cells.channels)}) do not fit a network trained "
+                f"on {len(channels)} ({', '.join(channels)})"
             )
         if tuple(cells.channels) != channels and set(cells.channels) == set(channels):
             raise BadInput(

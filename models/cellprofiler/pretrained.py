@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import pickle
 import re
 from collections.abc import Mapping
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from ground.documents import regular
 from ground.errors import BadInput
+from models.cellprofiler import names
 from models.cellprofiler.config import IMAGENET, RANDOM, SUFFIXES
 from models.cellprofiler.network import CellNetwork
 
@@ -30,10 +33,7 @@ def initialise(network: CellNetwork, config: Mapping[str, Any]) -> None:
     """
     if config["WEIGHTS"] == RANDOM:
         return
-    if config["WEIGHTS"] == IMAGENET:
-        path = _packaged()
-    else:
-        path = Path(config["WEIGHTS"])
+    path = _packaged() if config["WEIGHTS"] == IMAGENET else Path(config["WEIGHTS"])
     fill(network, read(path), config["STEM_RESCALE"], str(path))
 
 
@@ -81,11 +81,9 @@ def _of_lite(name: str) -> str:
                 return ours + name[len(theirs) :]
         return name
     number, part, rest = int(match[1]), match[2], match[3]
-    stage = 0
-    for stage, count in enumerate((1, 2, 2, 3, 3, 4, 1)):
-        if number < count:
-            break
-        number -= count
+    ends = list(itertools.accumulate(names.blocks(names.LITE), initial=0))
+    stage = bisect.bisect_right(ends, number) - 1
+    number -= ends[stage]
     if stage == 0:
         words = {"depthwise_conv": "conv_dw", "bn1": "bn1", "project_conv": "conv_pw", "bn2": "bn2"}
     else:
