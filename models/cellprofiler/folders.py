@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ground import paths
 
-FOLDERS = {"CELLS_DATA": "cellprofiler"}
+FOLDERS = {"CELLS_DATA": "cells"}
 
 
 def folder() -> Path:
