@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                         "(CellProfiler's, say) on their locations: only cells that both have stay")  # fmt: skip
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, metavar="PIXELS",
                         help=f"how far two centres of one cell may be apart (default: {TOLERANCE:g})")  # fmt: skip
+    parser.add_argument("--plate", action="append", default=[], metavar="OURS=THEIRS",
+                        help="what the joined table calls a plate, where its name is another")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace OUT")
 
 
@@ -84,7 +86,8 @@ def main(given: argparse.Namespace) -> None:
     label = given.label or source.label
     control = source.control if given.control is None else given.control
     other = None if given.join is None else read_table(given.join)
-    table, features = collect(source, given.method, given.by == "cell", given.features, other, given.tolerance)
+    names = dict(_pair(word) for word in given.plate)
+    table, features = collect(source, given.method, given.by == "cell", given.features, other, given.tolerance, names)
     if given.by != "cell":
         table, features = process(table, features, label, control, given.normalize, given.select, given.spherize, _say)
     if given.by == "treatment":
@@ -93,6 +96,13 @@ def main(given: argparse.Namespace) -> None:
         table = treatments(table, features, column(table, label), "median" if given.method == "median" else "mean")
     write_table(given.out, table)
     print(f"{given.out}: {len(table):,} {given.by}s, {len(features):,} features")
+
+
+def _pair(word: str) -> tuple[str, str]:
+    ours, equals, theirs = word.partition("=")
+    if not equals or not ours or not theirs:
+        raise BadInput(f"--plate {word}: expected OURS=THEIRS")
+    return ours, theirs
 
 
 def _say(line: str) -> None:
@@ -106,6 +116,7 @@ def collect(
     wanted: Sequence[str] = (),
     other: pd.DataFrame | None = None,
     tolerance: float = TOLERANCE,
+    renamed: Mapping[str, str] | None = None,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Wells (or with `single` the cells themselves) of all plates, one plate in memory at a time.
 
@@ -115,6 +126,7 @@ def collect(
         wanted: patterns of features.
         other: a table of cells to join.
         tolerance: pixels of that join.
+        renamed: what that table calls plates.
 
     Returns:
         The table and its features.
@@ -129,7 +141,7 @@ def collect(
     for plate, cells in source.plates():
         if other is not None:
             try:
-                joined = join(cells, other, tolerance)
+                joined = join(cells, other, tolerance, renamed)
             except BadInput as error:
                 _say(f"{plate}: left out: {error}")
                 continue
@@ -266,17 +278,26 @@ _FLAG = "Metadata_is_reference"
 
 
 def _sphered(table: pd.DataFrame, names: list[str], control: np.ndarray) -> pd.DataFrame:
+    """pycytominer's sphering.
+
+    Raises:
+        BadInput: controls do not vary in some direction of features. (pycytominer 1.7.1 means to refuse that, but its
+            check always passes, and noise would be stretched a million times.)
+    """
     from pycytominer import normalize
 
-    try:
-        return normalize(
-            table.assign(**{_FLAG: np.where(control, "yes", "no")}), features=names,
-            meta_features=[c for c in table.columns if c not in names], samples=f"{_FLAG} == 'yes'",
-            method="spherize", spherize_method="ZCA-cor", spherize_epsilon=EPSILON,
-        )  # fmt: skip
-    except ValueError as error:
-        words = " ".join(str(error).split())[:120]
-        raise BadInput(f"{int(control.sum())} control wells cannot be sphered ({words}); --select may help") from None
+    reference = table.loc[control, names].to_numpy(np.float64)
+    rank = int(np.linalg.matrix_rank((reference - reference.mean(0)) / reference.std(0)))
+    if rank < min(len(names), len(reference) - 1):
+        raise BadInput(
+            f"{len(reference)} control wells cannot be sphered: their {len(names)} features vary in {rank} directions"
+            " only; --select leaves out features that repeat another"
+        )
+    return normalize(
+        table.assign(**{_FLAG: np.where(control, "yes", "no")}), features=names,
+        meta_features=[c for c in table.columns if c not in names], samples=f"{_FLAG} == 'yes'",
+        method="spherize", spherize_method="ZCA-cor", spherize_epsilon=EPSILON,
+    )  # fmt: skip
 
 
 def treatments(table: pd.DataFrame, features: Sequence[str], label: str, how: str) -> pd.DataFrame:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from models.cellprofiler.project import Project
 
 from ground.errors import BadInput
+from models.cellprofiler.project import Project
 from models.cellprofiler.tables import ENDINGS, KEYS, LOCATION, META, PLATE, features_of, key_column, read_table
 
 PREFIX = "deep_"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from ground.errors import BadInput
-from models.cellprofiler.tables import KEYS, LOCATION, SITE, is_metadata, key_column, well_name
+from models.cellprofiler.tables import KEYS, LOCATION, SITE, WELL, key_column, well_name
 
 TOLERANCE = 10.0
 """Pixels that two programs' centres of one cell may be apart."""
@@ -37,20 +37,23 @@ class Joined:
         return f"{len(self.table):,} cells joined{far}; without a partner: {self.left:,} and {self.right:,}"
 
 
-def join(cells: pd.DataFrame, other: pd.DataFrame, tolerance: float = TOLERANCE) -> Joined:
+def join(
+    cells: pd.DataFrame, other: pd.DataFrame, tolerance: float = TOLERANCE, plates: Mapping[str, str] | None = None
+) -> Joined:
     """Each cell with the other table's nearest of the same plate, well and site, where each is the other's nearest.
 
     Args:
         cells: with Metadata_Plate, Metadata_Well, Metadata_Site and the two columns of locations.
         other: the same columns, or CellProfiler's names of them (Image_Metadata_Well_x, say).
         tolerance: pixels, that one included.
+        plates: what the other table calls a plate, where its name there is another.
 
     Raises:
         BadInput: a column is missing, or nothing is near anything.
     """
     from scipy.spatial import cKDTree
 
-    names = pd.concat([_sites(cells, "the cells"), _sites(other, "the table to join")])
+    names = pd.concat([_sites(cells, "the cells", plates or {}), _sites(other, "the table to join", {})])
     sites = pd.factorize(names)[0]
     here = np.column_stack([_places(cells, "the cells"), sites[: len(cells)] * _APART])
     there = np.column_stack([_places(other, "the table to join"), sites[len(cells) :] * _APART])
@@ -64,7 +67,7 @@ def join(cells: pd.DataFrame, other: pd.DataFrame, tolerance: float = TOLERANCE)
         raise BadInput(
             f"no cell of one table is within {tolerance:g} pixels of one of the other's; nearest: {distance.min():.1f}"
             if distance.min() < _APART / 2
-            else "the two tables have no plate, well and site in common"
+            else f"no plate, well and site in common: {_some(cells)} here, {_some(other)} there"
         )
     rows, partners = usable[0][mutual], usable[1][nearest[mutual]]
     added = [name for name in other.columns if name not in cells.columns]
@@ -74,7 +77,12 @@ def join(cells: pd.DataFrame, other: pd.DataFrame, tolerance: float = TOLERANCE)
     return Joined(table, distance[mutual], len(cells) - len(rows), len(other) - len(rows))
 
 
-def _sites(frame: pd.DataFrame, what: str) -> pd.Series[str]:
+def _some(frame: pd.DataFrame) -> str:
+    """The first row's plate, well and site."""
+    return "/".join(str(frame[name].iloc[0]) for key in KEYS if (name := key_column(frame, key)))
+
+
+def _sites(frame: pd.DataFrame, what: str, plates: Mapping[str, str]) -> pd.Series[str]:
     """One text a row: plate, well and site; wells by name, whatever their zeros."""
     parts = []
     for key in KEYS:
@@ -82,7 +90,8 @@ def _sites(frame: pd.DataFrame, what: str) -> pd.Series[str]:
         if name is None:
             raise BadInput(f"{what}: no column {key}")
         text = frame[name].astype(str)
-        parts.append(text.map(well_name) if key == KEYS[1] else text.map(_number) if key == SITE else text)
+        change = well_name if key == WELL else _number if key == SITE else lambda plate: plates.get(plate, plate)
+        parts.append(text.map(change))
     return parts[0] + "\t" + parts[1] + "\t" + parts[2]
 
 
@@ -99,11 +108,3 @@ def _places(frame: pd.DataFrame, what: str) -> np.ndarray:
     if missing:
         raise BadInput(f"{what}: no column {missing[0]}")
     return np.column_stack([pd.to_numeric(frame[name], errors="coerce") for name in LOCATION]).astype(np.float64)
-
-
-def both(joined: pd.DataFrame, own: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Features of the first table and those of the second in a joined one, `own` naming the first's."""
-    mine = [name for name in own if name in joined]
-    known = {*mine, *LOCATION}
-    rest = [n for n in joined.select_dtypes("number").columns if n not in known and not is_metadata(n)]
-    return mine, rest

@@ -18,6 +18,7 @@ LOCATION = ("Nuclei_Location_Center_X", "Nuclei_Location_Center_Y")
 ENDINGS = (".parquet", ".csv", ".csv.gz")
 _NO_FEATURE = ("Metadata_*", "Image_*", "Nuclei_Location_Center_?", "*ImageNumber", "*ObjectNumber", "*Object_Number")
 _TWIN = ("", "_x", "_y")  # what a merge of two tables adds to a name
+_MISSING = ["", "nan", "NaN", "NA", "N/A", "NULL", "None", "null"]
 _MOST_MISSING = 0.05
 
 
@@ -37,7 +38,9 @@ def read_table(path: Path) -> pd.DataFrame:
         else:
             names = pd.read_csv(path, nrows=0).columns
             text = dict.fromkeys((name for name in names if is_metadata(name)), str)
-            frame = pd.read_csv(path, dtype=text, low_memory=False, keep_default_na=False, na_values=["", "nan", "NaN"])
+            # NA is a name that a compound or a gene may have
+            missing = {name: ["", "nan", "NaN"] if name in text else _MISSING for name in names}
+            frame = pd.read_csv(path, dtype=text, low_memory=False, keep_default_na=False, na_values=missing)
     except (ValueError, OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not a table ({' '.join(str(error).split())[:100]})") from None
     frame.columns = frame.columns.astype(str)
