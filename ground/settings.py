@@ -15,8 +15,12 @@ Table = Mapping[str, tuple[Any, Any, Any]]
 The default's type is the setting's: bool, int, float or str."""
 
 
-def resolve(family: str, table: Table, settings: Mapping[str, Any]) -> dict[str, Any]:
+def resolve(family: str, table: Table, settings: Mapping[str, Any], word: str = "setting") -> dict[str, Any]:
     """The complete settings: defaults overlaid by `settings`, checked.
+
+    Args:
+        family: whose they are, for messages.
+        word: what one of them is called there.
 
     Raises:
         BadInput: an unknown name or choice (with the nearest known one) or a value of the wrong kind or range.
@@ -24,7 +28,7 @@ def resolve(family: str, table: Table, settings: Mapping[str, Any]) -> dict[str,
     config = {name: default for name, (default, _, _) in table.items()}
     for name, value in settings.items():
         if name not in table:
-            raise BadInput(f"unknown {family} setting {name}{_near(name, table)}")
+            raise BadInput(f"unknown {family} {word} {name}{_near(name, table)}")
         config[name] = _checked(name, value, *table[name])
     return config
 
