@@ -7,8 +7,8 @@ compound lies in other wells. The last plate is for the test, the one before it 
 
 from __future__ import annotations
 
+import argparse
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -26,9 +26,14 @@ from ground.files import atomic_path, write_json, write_text
 from ground.machine import available_cpus
 from ground.paths import made
 from ground.processes import side_by_side
-from ground.settings import resolve
+from ground.settings import assignments, resolve
 from models.cellprofiler import picture
+from models.cellprofiler.draw import Options as Draw
 from models.cellprofiler.folders import folder
+from models.cellprofiler.locks import alone
+from models.cellprofiler.project import Project
+from models.cellprofiler.sample import sample
+from models.cellprofiler.store import STORE
 
 OPTIONS: dict[str, tuple[Any, Any, Any]] = {
     "plates": (6, 3, 99),
@@ -215,6 +220,24 @@ def place(options: Mapping[str, Any]) -> Path:
     return folder() / f"plates_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
+def demo(options: Mapping[str, Any], processes: int | None = None) -> Path:
+    """A generated project with all its cells in a store; what it lacks is made, so that a killed run goes on.
+
+    Args:
+        options: over OPTIONS.
+        processes: how many to use; by default one a core.
+
+    Raises:
+        BadInput: wrong options.
+        CommandFailed: a process failed.
+    """
+    root = place(options)
+    if not (root / "outputs" / "single-cells" / STORE).exists():
+        write(root, options, processes)
+        sample(Project.open(root), options=Draw(everything=True), processes=processes, say=_say)
+    return root
+
+
 def write(root: Path, options: Mapping[str, Any], processes: int | None = None) -> None:
     """Write what a project lacks, site by site, so that a killed run goes on.
 
@@ -231,24 +254,26 @@ def write(root: Path, options: Mapping[str, Any], processes: int | None = None) 
     written = root / "options.json"
     if (root / "inputs").exists() and (not written.exists() or json.loads(written.read_text()) != complete):
         raise BadInput(f"{root}: holds another project")
-    write_json(made(root) / "options.json", complete)
-    with open(root / ".lock", "w") as lock:
-        # who comes second waits; those who generate hold the lock, too, as long as they live
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(root, _say) as lock:
+        write_json(made(root) / "options.json", complete)
         for left in root.rglob(".tmp-*"):
             left.unlink()
         write_json(root / "inputs" / "config" / "config.json", _config(complete))
         write_text(root / "inputs" / "metadata" / "index.csv", _index(complete))
         missing = _missing(root, complete)
         if missing:
-            print(f"generating {len(missing)} sites of {complete['plates']} plates in {root}", file=sys.stderr)
+            _say(f"generating {len(missing)} sites of {complete['plates']} plates in {root}")
         count = min(processes or available_cpus(), len(missing))
         if count <= 1 or len(missing) < _WORTH_PROCESSES:
             _generate(root, complete, 0, 1)
             return
         program = f"from models.cellprofiler.generate import worker; worker({str(root)!r}, %d, {count})"
-        if not side_by_side(program, count, [lock.fileno()]):
+        if not side_by_side(program, count, [lock]):
             raise CommandFailed(f"generating plates in {root} failed; the same command goes on")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def worker(root: str, first: int, step: int) -> None:
@@ -274,6 +299,23 @@ def _generate(root: Path, options: Mapping[str, Any], first: int, step: int) -> 
         if step > 1 and os.getppid() != parent:
             return  # who wanted them is gone
         if well.plate_name not in plates and not first:
-            print(f"  plate {well.plate_name}", file=sys.stderr, flush=True)
+            _say(f"  plate {well.plate_name}")
         plates.add(well.plate_name)
         _site(root, well, site, options)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("root", type=Path, nargs="?", help="a new folder (default: one below CELLS_DATA, with a store)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="OPTION=NUMBER", help=f"of {', '.join(OPTIONS)}; may be repeated"
+    )
+    parser.add_argument("--processes", type=int, help="(default: the cores)")
+
+
+def main(given: argparse.Namespace) -> None:
+    options = assignments(given.set)
+    if given.root is None:
+        print(demo(options, given.processes))
+        return
+    write(given.root, options, given.processes)
+    print(given.root)
