@@ -13,8 +13,8 @@ examples:
   python -m download data --family ndt         all seven datasets of the NLB
   python -m download checkpoints               Zenodo record 5875246 into SUBMISSION_VALIDATION_ROOT
   python -m download checkpoints --from-file ae-nlb-2021-model-checkpoints.zip
-  python -m download checkpoints --checksum sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
-                                               only if the archive is this one, whatever the server says
+  python -m download checkpoints --checksum md5:DIGITS
+                                               only if the archive is that one, whatever the server says
 
 All can be stopped and run again: what is complete is skipped, what is partial goes on.
 """

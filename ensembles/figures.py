@@ -21,9 +21,9 @@ Section = tuple[str, go.Figure]
 stands below it, name -> words)."""
 _FORESTS = 300
 _AXIS_WIDTH, _SIDES = 76, 40  # pixels: between two parallel axes, beside the outer ones
+_LONGEST = 24  # characters of a setting beside a bar
 _LINE, _LINES = 9, 3  # of an axis's label: characters that fit between two axes, lines at most
-_ABOVE = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
-_PLAIN: dict[str, Any] = {"template": "plotly_white", "legend": _ABOVE, "margin": {"l": 60, "r": 20, "t": 80, "b": 50}}
+_PLAIN: dict[str, Any] = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 80, "b": 50}}
 
 
 def search_figures(study: Study, frame: pd.DataFrame) -> list[Section]:
@@ -112,7 +112,7 @@ def importance(trials: pd.DataFrame, space: dict[str, Domain], metric: str) -> S
     figure = go.Figure(
         go.Bar(
             x=found.importances_mean[order],
-            y=[shown(names[features.columns[i]]) for i in order],
+            y=[shown(_cut(names[features.columns[i]], _LONGEST)) for i in order],
             orientation="h",
             error_x={"type": "data", "array": found.importances_std[order]},
         )
@@ -132,12 +132,12 @@ def axis_label(name: str) -> str:
         lines[-1] += piece
     lines = [line.strip() for line in lines if line.strip()] or [name[:_LINE]]
     if len(lines) > _LINES:
-        lines = [*lines[: _LINES - 1], lines[_LINES - 1] + "…" * _LINE]
+        lines = [*lines[: _LINES - 1], "".join(lines[_LINES - 1 :])]
     return "<br>" + "<br>".join(shown(_cut(line)) for line in lines)  # below the end of the axis's range
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _LINE else text[: _LINE - 1] + "…"
+def _cut(text: str, length: int = _LINE) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def coordinates(trials: pd.DataFrame, space: dict[str, Domain], metric: str) -> Section:

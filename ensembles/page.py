@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 _HERE = Path(__file__).parent
+ABOVE = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
+"""Where a legend stands."""
 _LEAST = 300  # pixels a figure needs, or one of several side by side
 
 
@@ -35,6 +37,8 @@ class Page:
         """A section with a plotly figure; its layout may say `meta` as `ensembles.figures` describes."""
         import plotly.io as pio
 
+        if figure.layout.legend.orientation is None and figure.layout.legend.x is None:
+            figure.update_layout(legend=ABOVE)  # at the side it takes what a narrow window has
         # the first figure brings the library along: the page needs no network
         drawn = pio.to_html(
             figure,
