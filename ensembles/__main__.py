@@ -77,19 +77,23 @@ def _build(arguments: argparse.Namespace) -> int:
         artifact = build.build(study, arguments.rule, arguments.size, place, say=print)
         terminal.leaderboard(study, artifact)
         print(f"report: {report.write(study)}")
+        terminal.next_commands(artifact, study)
     return 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
     from ensembles import artifact, terminal
     from studies import places
+    from studies.study import open_study
 
     found = artifact.read(places.find(arguments.study))
     found.verify()
+    home = found.path.parent
     if arguments.json:
         print(json.dumps(found.meta, indent=1))
     else:
         terminal.show(found)
+        terminal.next_commands(found, open_study(home) if (home / "study.json").is_file() else None)
     return 0
 
 
