@@ -327,7 +327,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         BadInput: not YAML, not a mapping, or a key given twice.
     """
     text = documents.read_text(path)
-    content, node = documents.mapping(text, str(path)), yaml.compose(text, Loader=yaml.SafeLoader)
+    content, node = documents.mapping(text, str(path)), documents.compose_yaml(text, str(path))
     lines: dict[tuple[str, ...], int] = {}
 
     def walk(at: Any, keys: tuple[str, ...]) -> None:
