@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ground.errors import BadInput
 from ground.exits import run_command
+from ground.files import refuse_over
 
 EXAMPLES = """
 examples:
@@ -100,6 +101,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     place = members.place(arguments.device, arguments.batch)
     found = artifact.read(places.find(arguments.study))
     found.verify()
+    refuse_over(arguments.output, [arguments.data, found.path])
     if arguments.output.exists() and not arguments.overwrite:
         raise BadInput(f"{arguments.output} exists; give --overwrite to replace it")
     data = found.family.open(arguments.data, "test")

@@ -14,7 +14,7 @@ from yaml.constructor import SafeConstructor
 from yaml.resolver import Resolver
 
 from ground.errors import BadInput
-from ground.limits import MOST_DEPTH, refuse_overgrown, shown
+from ground.limits import MOST_BITS, MOST_DEPTH, refuse_overgrown, shown
 
 MOST_BYTES = 4 * 2**20
 _MOST_JSON = 16 * 2**20
@@ -185,11 +185,12 @@ def mapping(text: str, where: str) -> dict[str, Any]:
     return content
 
 
-def parse_json(text: str | bytes, where: str, constants: bool = False) -> Any:
+def parse_json(text: str | bytes, where: str, constants: bool = False, bits: int = MOST_BITS) -> Any:
     """What a JSON text says.
 
     Args:
         constants: NaN and infinities, which JSON does not know but Python writes, are taken.
+        bits: of the largest whole number.
 
     Raises:
         BadInput: no JSON, a key given twice, or nested deeper or with more values than anybody writes.
@@ -200,7 +201,7 @@ def parse_json(text: str | bytes, where: str, constants: bool = False) -> Any:
         content = json.loads(text, object_pairs_hook=_once, parse_constant=None if constants else _no_constant)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{where}: not valid JSON ({str(error)[:80]})") from None
-    refuse_overgrown(content, where)
+    refuse_overgrown(content, where, bits)
     return content
 
 

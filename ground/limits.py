@@ -10,7 +10,8 @@ from ground.errors import BadInput
 
 MOST_DEPTH = 40
 MOST_VALUES = 500_000
-LARGEST_WHOLE = 2**63 - 1
+MOST_BITS = 63
+LARGEST_WHOLE = 2**MOST_BITS - 1
 """Whole numbers beyond this fit into no array, no file format and no seed."""
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 3, 80, 80, 40
@@ -25,15 +26,16 @@ def shown(value: Any, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def refuse_overgrown(value: Any, where: str) -> None:
+def refuse_overgrown(value: Any, where: str, bits: int = MOST_BITS) -> None:
     """Refuse nested mappings and lists that nobody could have meant; shared parts count wherever they are.
 
     Args:
         value: of a file, before anything walks through it.
         where: for the message.
+        bits: of the largest whole number.
 
     Raises:
-        BadInput: nested deeper than 40 or in itself, more than half a million values, a whole number over 64 bits, or
+        BadInput: nested deeper than 40 or in itself, more than half a million values, a larger whole number, or
             text with NUL or half a character.
     """
     waiting, count = [(value, 0)], 0
@@ -44,8 +46,8 @@ def refuse_overgrown(value: Any, where: str) -> None:
             raise BadInput(f"{where}: more than {MOST_VALUES} values")
         if isinstance(item, str):
             _refuse_text(item, where)
-        elif isinstance(item, int) and abs(item) > LARGEST_WHOLE:
-            raise BadInput(f"{where}: a whole number of {item.bit_length()} bits; 63 are the most")
+        elif isinstance(item, int) and item.bit_length() > bits:
+            raise BadInput(f"{where}: a whole number of {item.bit_length()} bits; {bits} are the most")
         elif isinstance(item, (Mapping, list, tuple, set, frozenset)):
             if depth >= MOST_DEPTH:
                 raise BadInput(f"{where}: nested deeper than {MOST_DEPTH}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -21,6 +22,27 @@ def _plain(name: str) -> str:
     return plain(name, "anything")
 
 
+def _json(value: Any) -> Any:
+    """Values as JSON has them: what a YAML file says more (dates, binary, sets) cannot be kept."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            odd = next((key for key in item if not isinstance(key, str)), None)
+            if odd is not None:
+                raise ValueError(f"has the key {shown(odd, 40)}; keys are text")
+            waiting += item.values()
+        elif isinstance(item, (list, tuple)):
+            waiting += item
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"holds {item}, which is no number")
+        elif not (item is None or isinstance(item, (str, bool, int, float))):
+            raise ValueError(f"holds {shown(item, 40)}: text, numbers, true, false, null, lists and mappings are taken")
+    return value
+
+
+Json = Annotated[Any, AfterValidator(_json)]
+Table = Annotated[dict[str, Any], AfterValidator(_json)]
 Name = Annotated[str, AfterValidator(_plain)]
 """As `ground.names.plain`."""
 

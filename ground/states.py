@@ -64,8 +64,8 @@ def load_state(path: Path, device: str = "cpu") -> dict[str, Any]:
         _refuse_long_header(path)
         with safe_open(path, framework="pt", device=device) as file:
             metadata = file.metadata() or {}
-            # training may have written numbers that are none
-            structure = parse_json(metadata["concert"], str(path), constants=True)
+            # training may have written numbers that are none, random generators have states of 128 bits
+            structure = parse_json(metadata["concert"], str(path), constants=True, bits=256)
             unread = set(file.keys())
 
             def join(value: Any) -> Any:

@@ -21,11 +21,14 @@ DAMAGE = (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error, ValueEr
 
 
 @contextlib.contextmanager
-def opened_zip(path: Path, ratio: float = LARGEST_RATIO, slack: int = SLACK) -> Iterator[zipfile.ZipFile]:
+def opened_zip(
+    path: Path, ratio: float = LARGEST_RATIO, slack: int = SLACK, what: str = "zip archive"
+) -> Iterator[zipfile.ZipFile]:
     """A zip archive, open for reading.
 
     Args:
         ratio, slack: as `refuse_bomb` takes them.
+        what: it is to be, for the message.
 
     Raises:
         BadInput: no file, no whole zip, or one that swells; also if it turns out damaged in the course of the block.
@@ -42,7 +45,7 @@ def opened_zip(path: Path, ratio: float = LARGEST_RATIO, slack: int = SLACK) -> 
         raise
     except DAMAGE as error:
         line = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise BadInput(f"{path}: not a whole zip archive ({line})") from None
+        raise BadInput(f"{path}: not a whole {what} ({line})") from None
 
 
 def refuse_bomb(archive: zipfile.ZipFile, name: str, size: int, ratio: float, slack: int) -> int:

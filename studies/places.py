@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ground.errors import BadInput
+from ground.names import plain
 from ground.paths import RESULTS, home
 from models.base import Family
 
@@ -25,7 +26,11 @@ def place(name: str, family: Family) -> Path:
     Raises:
         BadInput: a name that is no plain folder name.
     """
-    return Path(name).expanduser() if "/" in name else studies_home(family) / _plain(name)
+    if "/" not in name:
+        return studies_home(family) / plain(name, "a study")
+    path = Path(name).expanduser()
+    plain(path.name, "a study")
+    return path
 
 
 def find(name: str) -> Path:
@@ -36,7 +41,7 @@ def find(name: str) -> Path:
     """
     if "/" in name:
         return Path(name).expanduser()
-    _plain(name)
+    plain(name, "a study")
     found = [path / name for path in homes() if any((path / name / mark).is_file() for mark in _MARKS)]
     if len(found) > 1:
         raise BadInput(f"there are {len(found)} studies {name}: {', '.join(map(str, found))}; give the path of one")
@@ -53,9 +58,3 @@ def homes() -> list[Path]:
         return [Path(set_to).expanduser()]
     results = home() / RESULTS
     return sorted(path for path in results.iterdir() if path.is_dir()) if results.is_dir() else []
-
-
-def _plain(name: str) -> str:
-    if name in ("", ".", "..") or name.startswith("."):
-        raise BadInput(f"{name!r} cannot name a study")
-    return name
