@@ -24,7 +24,7 @@ _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _LONGEST_NUMBER = 400  # characters; beyond, YAML's numbers take time that grows with their square
 
 try:
-    from yaml.cyaml import CParser as Scanner
+    from yaml.cyaml import CParser as Scanner  # type: ignore[attr-defined]
 except ImportError:  # PyYAML without libyaml: the same, slower
 
     class Scanner(yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser):  # type: ignore[no-redef]
@@ -120,7 +120,7 @@ class _Loader(Composer, Scanner, SafeConstructor, Resolver):  # type: ignore[mis
     def compose_node(self, parent: Any, index: Any) -> Any:
         self._depth += 1
         self._nodes += 1
-        event = self.peek_event()
+        event: Any = self.peek_event()
         self._aliases += isinstance(event, yaml.AliasEvent)
         for number, most, what in (
             (self._depth - 1, MOST_DEPTH, f"nested deeper than {MOST_DEPTH}"),
@@ -128,7 +128,7 @@ class _Loader(Composer, Scanner, SafeConstructor, Resolver):  # type: ignore[mis
             (self._nodes, _MOST_NODES, f"over {_MOST_NODES} values"),
         ):
             if number > most:
-                raise BadInput(f"{self.where}, line {event.start_mark.line + 1 if event.start_mark else 1}: {what}")
+                raise BadInput(f"{self.where}, line {event.start_mark.line + 1}: {what}")
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(node, yaml.ScalarNode) and len(node.value) > _LONGEST_NUMBER and node.tag in _NUMBERS:

@@ -16,6 +16,7 @@ from typing import Any
 from ground import documents
 from ground.errors import BadInput
 from ground.limits import shown
+from ground.paths import expanded
 
 _LONGEST_NAME = 240  # a file system takes 255, and what is being written has a longer one
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -62,7 +63,7 @@ def refuse_over(out: Path, inputs: Iterable[Path]) -> None:
         raise BadInput(f"{out}: {above} is no folder")
     about = out.stat() if out.exists() else None
     for given in inputs:
-        place = given.expanduser()
+        place = expanded(given)
         found = [place] if place.exists() else [Path(match) for match in glob.glob(str(place), recursive=True)]
         for one in found:
             if one.is_dir() and _within(out, one):

@@ -91,7 +91,8 @@ def checked(model: type[Model], content: Any, where: str | Path, under: Sequence
 def told(error: Any, under: Sequence[str] = ()) -> str:
     """One of pydantic's errors in words: key path, what is wrong, the value."""
     # union members and the like are named in capitals or brackets there: no keys of ours
-    keys = ".".join(shown(k, 40).strip("'") if isinstance(k, str) else str(k) for k in (*under, *error["loc"]))
+    loc = [key for key in error["loc"] if key != "[key]"]
+    keys = ".".join(shown(k, 40).strip("'") if isinstance(k, str) else str(k) for k in (*under, *loc))
     cause = (error.get("ctx") or {}).get("error")
     kind = error["type"]
     if kind == "missing":

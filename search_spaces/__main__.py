@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     import search_spaces
     from ground.errors import BadInput
+    from ground.paths import expanded
     from search_spaces.generate import generate
 
     if arguments.command == "list":
@@ -35,7 +35,7 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         if arguments.into is not None and not arguments.into.strip():
             raise BadInput("--into is empty; it takes a folder")
-        into = None if arguments.into is None else Path(arguments.into).expanduser()
+        into = None if arguments.into is None else expanded(arguments.into)
         if into is not None and into.exists() and not into.is_dir():
             raise BadInput(f"--into {into}: is no folder")
         generate(into, arguments.overwrite, family=arguments.family)

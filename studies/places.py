@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ground.errors import BadInput
 from ground.names import plain
-from ground.paths import RESULTS, home
+from ground.paths import RESULTS, expanded, home
 from models.base import Family
 
 HOME = "RAY_TUNE_HOME"
@@ -17,7 +17,7 @@ _MARKS = ("study.json", "ensemble.json")
 def studies_home(family: Family) -> Path:
     """The folder of new studies: RAY_TUNE_HOME for every family where it is set, else one a family."""
     set_to = os.environ.get(HOME)
-    return Path(set_to).expanduser() if set_to else home() / RESULTS / family.studies_folder
+    return expanded(set_to) if set_to else home() / RESULTS / family.studies_folder
 
 
 def place(name: str, family: Family) -> Path:
@@ -28,7 +28,7 @@ def place(name: str, family: Family) -> Path:
     """
     if "/" not in name:
         return studies_home(family) / plain(name, "a study")
-    path = Path(name).expanduser()
+    path = expanded(name)
     plain(path.name, "a study")
     return path
 
@@ -40,7 +40,7 @@ def find(name: str) -> Path:
         BadInput: there is none, or two families have one of that name.
     """
     if "/" in name:
-        return Path(name).expanduser()
+        return expanded(name)
     plain(name, "a study")
     found = [path / name for path in homes() if any((path / name / mark).is_file() for mark in _MARKS)]
     if len(found) > 1:
@@ -55,6 +55,6 @@ def homes() -> list[Path]:
     """Every folder in which studies are looked for by name."""
     set_to = os.environ.get(HOME)
     if set_to:
-        return [Path(set_to).expanduser()]
+        return [expanded(set_to)]
     results = home() / RESULTS
     return sorted(path for path in results.iterdir() if path.is_dir()) if results.is_dir() else []

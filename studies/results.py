@@ -10,6 +10,7 @@ import pandas as pd
 from pydantic import Field
 
 from ground.documents import read_json
+from ground.errors import BadInput
 from ground.schemas import Digest, Name, Natural, Number, Schema, Table, checked
 from ground.tables import read_table
 

@@ -15,6 +15,7 @@ import search_spaces
 from ground.errors import BadInput
 from ground.limits import LARGEST_WHOLE, shown
 from ground.machine import available_cpus
+from ground.paths import expanded
 from ground.settings import assignments
 from models.base import Family, Place
 from models.registry import get
@@ -174,7 +175,7 @@ def _space(arguments: argparse.Namespace) -> SearchSpace:
 
 def _name(data: str) -> str:
     """The study's name, where only data is given: what the file, folder or pattern is called."""
-    stem = re.sub(r"[^\w.-]+", "_", Path(data).expanduser().resolve().stem).strip("._-")
+    stem = re.sub(r"[^\w.-]+", "_", expanded(data).resolve().stem).strip("._-")
     if not stem:
         raise BadInput(f"--data {data}: gives the study no name; give it one with --study")
     return stem

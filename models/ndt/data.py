@@ -16,6 +16,7 @@ from ground import hdf5
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
 from ground.limits import shown
+from ground.paths import expanded
 
 LARGEST_COUNT = 1000  # more spikes in one bin than any neuron fires
 LONGEST = 10_000
@@ -271,7 +272,7 @@ def file_of(config: Mapping[str, Any], phase: str) -> Path:
     if "path" in config:
         if not isinstance(config["path"], str) or not config["path"]:
             raise BadInput(f"data key path is {shown(config['path'])}; it takes a file")
-        return Path(config["path"]).expanduser()
+        return expanded(config["path"])
     if config.get("generator") == "lorenz":
         from models.ndt import lorenz
 

@@ -17,6 +17,7 @@ import torch
 
 from ground import pickled
 from ground.errors import BadInput
+from ground.limits import LARGEST_WHOLE
 from models.ndt import config as settings
 from models.ndt.network import build
 from models.ndt.prepare import known
@@ -107,14 +108,9 @@ def convert(path: Path, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def _whole(path: Path, name: str, value: Any, least: int | None = None) -> int:
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         value = value.item()
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if (
-        not is_number
-        or not math.isfinite(value)
-        or value != int(value)
-        or abs(value) > 2**62
-        or (least is not None and value < least)
-    ):
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    whole = number and math.isfinite(value) and value == int(value) and abs(value) <= LARGEST_WHOLE
+    if not whole or (least is not None and value < least):
         raise BadInput(f"{path}: its {name} is no whole number{'' if least is None else f' from {least}'}")
     return int(value)
 
