@@ -14,9 +14,11 @@ from typing import Any
 import search_spaces
 from ground.errors import BadInput
 from ground.files import write_json
+from ground.limits import LARGEST_WHOLE, shown
 from ground.machine import available_cpus
+from ground.paths import expanded
 from ground.settings import assignments
-from models.base import Family
+from models.base import Family, Place
 from models.registry import get
 from search_spaces import SearchSpace
 from studies import data as studies_data
@@ -27,6 +29,8 @@ from tuner.options import Options
 from tuner.resources import plan
 from tuner.schedulers import SCHEDULERS
 
+_MOST = 1_000_000
+_TRIED = 20  # points, where one after another cannot be trained
 DEFAULT_FAMILY = "ndt"
 """What --data is taken for where no --family is named."""
 _AGAIN = 5
@@ -63,15 +67,20 @@ def resolve(arguments: argparse.Namespace) -> Request:
     _check_settings(space, family)
     objective = _objective(arguments.objective, family)
     samples = space.budget["samples"] if arguments.samples is None else arguments.samples
-    if samples < 1:
-        raise BadInput(f"--samples {samples}: at least one trial is needed")
+    if not 1 <= samples <= _MOST:
+        raise BadInput(f"--samples {shown(samples)}: at least one trial is needed, {_MOST} are the most")
     keep = space.budget["keep"] if arguments.keep is None else arguments.keep
     if keep < 1:
         raise BadInput(f"--keep {keep}: at least one checkpoint must stay")
     if not 0 <= arguments.checkpoint_seconds < math.inf:
         raise BadInput(f"--checkpoint-seconds {arguments.checkpoint_seconds:g}: must be a time")
-    if arguments.seed < 0:
-        raise BadInput(f"--seed {arguments.seed}: must not be negative")
+    if not 0 <= arguments.seed <= LARGEST_WHOLE:
+        raise BadInput(f"--seed {shown(arguments.seed)}: must not be negative, nor above {LARGEST_WHOLE}")
+    for option in ("cpus_per_trial", "gpus_per_trial"):
+        if not abs(getattr(arguments, option)) < _MOST:
+            raise BadInput(f"--{option.replace('_', '-')} {getattr(arguments, option)}: must be a number of them")
+    if not 1 <= arguments.ranks < _MOST:
+        raise BadInput(f"--ranks {shown(arguments.ranks)}: at least one is needed")
     _one_of("--searcher", arguments.searcher, searchers.names())
     _one_of("--scheduler", arguments.scheduler, SCHEDULERS)
     if arguments.ranks > 1 and not family.data_parallel:
@@ -80,9 +89,13 @@ def resolve(arguments: argparse.Namespace) -> Request:
         gpus = _gpus() if arguments.gpus_per_trial else 0
         each = arguments.cpus_per_trial, arguments.gpus_per_trial
         plan(available_cpus(), gpus, arguments.workers, *each, arguments.ranks)
-    if arguments.warm_start is not None and not arguments.warm_start.is_file():
-        raise BadInput(f"{arguments.warm_start}: no such file")
-    path = places.place(arguments.study or space.name, family)
+    path = places.place(space.name if arguments.study is None else arguments.study, family)
+    if arguments.warm_start is not None:
+        from tuner.feed import warm_points
+
+        mode = next(m.mode for m in family.snapshots.values() if m.name == objective)
+        searcher = searchers.create("random", space.space, "objective", mode, arguments.seed, lambda point: True)
+        warm_points(arguments.warm_start, searcher, objective)
     init = None if start is None else transfer.resolve(start, space.family)
     fingerprint = studies_data.fingerprint(family, space.data)
     holdout = arguments.holdout
@@ -93,7 +106,8 @@ def resolve(arguments: argparse.Namespace) -> Request:
     else:
         raise BadInput(f"--holdout {holdout:g}: a share of the validation groups, above 0 and below 1")
     family.truth(data)
-    _check_feasible(space, family, arguments.seed)
+    # what a GPU holds is not tried on the CPU
+    _check_feasible(space, family, None if arguments.gpus_per_trial else data, arguments.seed)
     options = Options(
         samples=samples,
         searcher=arguments.searcher,
@@ -199,7 +213,7 @@ def _again(arguments: argparse.Namespace) -> SearchSpace:
 
 def _name(data: str) -> str:
     """The study's name, where only data is given: what the file, folder or pattern is called."""
-    stem = re.sub(r"[^\w.-]+", "_", Path(data).expanduser().resolve().stem).strip("._-")
+    stem = re.sub(r"[^\w.-]+", "_", expanded(data).resolve().stem).strip("._-")
     if not stem:
         raise BadInput(f"--data {data}: gives the study no name; give it one with --study")
     return stem
@@ -218,14 +232,26 @@ def _check_settings(space: SearchSpace, family: Family) -> None:
             raise BadInput(f"search space {space.name}: {error}") from None
 
 
-def _check_feasible(space: SearchSpace, family: Family, seed: int) -> None:
-    """Something of the space can be trained on the data."""
+def _check_feasible(space: SearchSpace, family: Family, data: Any, seed: int) -> None:
+    """Something of the space can be trained on the data (None: it is not tried): of some points one gives a learner."""
 
     def feasible(point: Mapping[str, Any]) -> bool:
         return family.feasible(space.data, {**space.fixed, **point})
 
-    if not isinstance(searchers.create("random", space.space, "", "min", seed, feasible).suggest(""), dict):
-        raise BadInput(f"search space {space.name}: no model of it can be made for this data")
+    searcher = searchers.create("random", space.space, "", "min", seed, feasible)
+    reason = ""
+    for number in range(_TRIED):
+        point = searcher.suggest(str(number))
+        if not isinstance(point, dict):
+            break
+        if data is None:
+            return
+        try:
+            family.learner(family.check({**space.fixed, **point}), data, Place(), seed)
+            return
+        except BadInput as error:
+            reason = reason or f" ({error})"
+    raise BadInput(f"search space {space.name}: no model of it can be made for this data{reason}")
 
 
 def _objective(asked: str | None, family: Family) -> str:
