@@ -217,7 +217,7 @@ class Config(_Section):
         try:
             config = cls.model_validate(_without_null(content))
         except ValidationError as error:
-            raise BadInput(f"{where}: {_line(error)}") from None
+            raise BadInput(f"{where}: {' '.join(_line(error).split())}") from None
         return config._agrees(where)
 
     def _agrees(self, where: str) -> Config:
@@ -233,7 +233,7 @@ class Config(_Section):
             )
         unknown = next((name for name in self.paths if name not in PATHS), None)
         if unknown is not None:
-            raise BadInput(f"{where}: unknown key paths.{unknown}{_near(unknown, list(PATHS))}")
+            raise BadInput(f"{where}: unknown key paths.{' '.join(unknown.split())}{_near(unknown, list(PATHS))}")
         partition = self.train.partition
         parts = [partition.training_values, partition.validation_values, partition.test_values]
         for value in parts[0]:

@@ -11,6 +11,7 @@ or PNGs of the index's names where the project came with them.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +27,7 @@ from models.cellprofiler.config_json import Config
 
 PLATE, WELL, SITE = SITE_COLUMNS = ("Metadata_Plate", "Metadata_Well", "Metadata_Site")
 X, Y = LOCATION_COLUMNS = ("Nuclei_Location_Center_X", "Nuclei_Location_Center_Y")
+_SUFFIX = re.compile(r"\.(tiff?|png|jpe?g|bmp)$", re.IGNORECASE)
 _MOST_BYTES = 1 << 30  # of a CSV file
 
 
@@ -209,7 +211,7 @@ class Project:
         """
         plate, found = self.index[PLATE].iloc[row], []
         for channel in self.channels:
-            name = Path(self.index[channel].iloc[row]).with_suffix(".png")
+            name = Path(_SUFFIX.sub("", self.index[channel].iloc[row] or "none") + ".png")
             if folder == self.compressed_folder:
                 parts = name.parts[1:] if name.is_absolute() else name.parts
                 name = Path(plate, *(parts[1:] if parts[0] == plate and len(parts) > 1 else parts))
@@ -304,14 +306,18 @@ class Project:
         Raises:
             BadInput: the index names none, or it cannot be read or has another size.
         """
-        name = self._outlines.get((site.plate, site.well, site.site), "")
-        if not name:
-            raise BadInput(f"{site.key}: mask_objects is true, but neither the index nor outlines.csv has its Outlines")
-        path = self.folder("outlines", "inputs/outlines") / name
+        path = self.mask_file(site)
         mask = images.read(path)
         if mask.shape != tuple(size):
             raise BadInput(f"{path}: {mask.shape[1]} x {mask.shape[0]} pixels, its image has {size[1]} x {size[0]}")
         return crops.regions(mask, self.config.dataset.locations.mask_kind)
+
+    def mask_file(self, site: Site) -> Path:
+        """Where a site's mask is; raises BadInput where nothing says so."""
+        name = self._outlines.get((site.plate, site.well, site.site), "")
+        if not name:
+            raise BadInput(f"{site.key}: mask_objects is true, but neither the index nor outlines.csv has its Outlines")
+        return self.folder("outlines", "inputs/outlines") / name
 
     @cached_property
     def _outlines(self) -> dict[tuple[str, str, str], str]:

@@ -11,10 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,11 @@ from ground.errors import BadInput, CommandFailed
 from ground.files import atomic_path, read_json, write_json, write_text
 from ground.machine import available_cpus
 from ground.processes import side_by_side
+from models.cellprofiler import preflight
 from models.cellprofiler.crops import MODES
 from models.cellprofiler.draw import Drawn, Options, draw
 from models.cellprofiler.locks import alone
+from models.cellprofiler.opening import add_project, minutes, opened, positive, stderr
 from models.cellprofiler.project import Project, Site
 from models.cellprofiler.store import META, STORE, CropStore, description
 from models.cellprofiler.writing import part_path, read_part, write_part
@@ -66,12 +66,13 @@ def sample(
         BadInput: nothing to draw, an image that cannot be read, or the store is there already, made in another way.
         CommandFailed: a process ended badly.
     """
-    say = say or _stderr
+    say = say or stderr
     folder = project.outputs / name
     if Path(name).name != name or name in ("", ".", ".."):
         raise BadInput(f"--store {name}: is no name of a folder")
-    located = locate(project)
-    drawn = draw(project, located, options or Options())
+    options = options or Options()
+    report = preflight.check(project, "profile" if options.everything else "sample", say)
+    drawn = draw(project, report.located, options)
     for note in drawn.notes:
         say(f"  {note}")
     with alone(folder, say) as lock:
@@ -87,17 +88,6 @@ def sample(
         rows = _finish(folder, project, key, kind, mode, len(parts) - 1)
     say(f"  {folder}: {rows} cells of {len(drawn.sites)} sites")
     return folder
-
-
-def locate(project: Project) -> list[tuple[Site, np.ndarray]]:
-    """Every site, and the (n, 2) locations of its cells."""
-    sites = project.sites()
-    with ThreadPoolExecutor(8) as pool:
-        return list(zip(sites, pool.map(project.locations, sites), strict=True))
-
-
-def _stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _key(project: Project, drawn: Drawn, kind: str, mode: str, shard_mb: float) -> str:
@@ -193,7 +183,7 @@ def process(folder: str, number: int, count: int, parent: int) -> None:
         return os.getppid() == parent
 
     try:
-        work(Path(folder), number, count, _stderr, alive)
+        work(Path(folder), number, count, stderr, alive)
     except BadInput as error:
         write_text(Path(folder) / FAILED, str(error))
         raise SystemExit(2) from None
@@ -227,11 +217,7 @@ def work(
         there = len(list(path.parent.glob("cells-*")))
         at_first = there - 1 if at_first is None else at_first
         left = (time.monotonic() - began) / (there - at_first) * (total - there)
-        say(f"  {path.name}: {cells} cells of {len(sites)} sites, {there} of {total} parts, {_minutes(left)} left")
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+        say(f"  {path.name}: {cells} cells of {len(sites)} sites, {there} of {total} parts, {minutes(left)} left")
 
 
 def _finish(folder: Path, project: Project, key: str, kind: str, mode: str, parts: int) -> int:
@@ -271,13 +257,12 @@ def _forget_plan(folder: Path) -> None:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("root", type=Path, help="the project's folder")
     add_project(parser)
     parser.add_argument(
         "--store", default="single-cells", metavar="NAME", help="folder in outputs (default: %(default)s)"
     )
     parser.add_argument(
-        "--factor", type=_positive, help="of the median cells of a site, drawn from each (default: the config's)"
+        "--factor", type=positive, help="of the median cells of a site, drawn from each (default: the config's)"
     )
     parser.add_argument("--all", action="store_true", help="every cell of every site, whatever its split")
     parser.add_argument(
@@ -287,28 +272,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--png", action="store_true", help="DeepProfiler's tiled PNGs in place of HDF5")
     parser.add_argument("--crop", choices=MODES, default="integer", help="whole pixels, or the published interpolation")
-    parser.add_argument("--shard-mb", type=_positive, default=64.0, help="size of a part (default: %(default)s)")
+    parser.add_argument("--shard-mb", type=positive, default=64.0, help="size of a part (default: %(default)s)")
     parser.add_argument("--processes", type=int, help="(default: the cores, or 1 where there is little to do)")
     parser.add_argument("--overwrite", action="store_true", help="delete a store of that name made otherwise")
 
 
-def add_project(parser: argparse.ArgumentParser) -> None:
-    """The options by which every verb finds the project's files."""
-    parser.add_argument("--config", metavar="FILE", help="in inputs/config (default: the only JSON there)")
-    parser.add_argument(
-        "--metadata", default="index.csv", metavar="FILE", help="in inputs/metadata (default: index.csv)"
-    )
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
 def main(given: argparse.Namespace) -> None:
-    project = Project.open(given.root, given.config, given.metadata)
+    project = opened(given)
     if given.held_out != "all" and not given.held_out.isdecimal():
         raise BadInput(f"--held-out {given.held_out}: a number of cells, or all")
     held_out = None if given.held_out == "all" else int(given.held_out)

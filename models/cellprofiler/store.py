@@ -16,7 +16,7 @@ import itertools
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -134,9 +134,7 @@ class CropStore:
             return out
         shards, places = self._shard[rows], self._row[rows]
         order = np.lexsort((places, shards))
-        starts = np.flatnonzero(np.diff(shards[order], prepend=-1))
-        for begin, end in zip(starts, [*starts[1:], len(order)], strict=True):
-            part = order[begin:end]
+        for part in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(rows) else []:
             with self._lock:
                 self._read_shard(int(shards[part[0]]), places[part], part, out)
         return out
@@ -197,6 +195,14 @@ class CropStore:
             found = f"{strip.shape[1]} x {strip.shape[0]} of {strip.dtype}"
             raise BadInput(f"{path}: {found}, not {channels} channels of {box} x {box} of {self.dtype}")
         out[to] = strip.reshape(box, channels, box).transpose(1, 0, 2)
+
+    def by_shard(self) -> Iterator[np.ndarray]:
+        """Rows of the table by where their crops are, all of them in turn, in the order of reading."""
+        if not len(self._shard):
+            yield np.arange(len(self))
+            return
+        order = np.lexsort((self._row, self._shard))
+        yield from np.split(order, np.flatnonzero(np.diff(self._shard[order])) + 1)
 
     def digest(self) -> str:
         """What tells this store from others: of its table and, with a store.json, of all pixels."""
