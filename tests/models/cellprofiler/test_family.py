@@ -53,6 +53,7 @@ def told(rng: np.random.Generator, wells: int, d: int) -> Prediction:
 positive = st.floats(0.01, 10)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.lists(positive, min_size=1, max_size=5), st.booleans())
 def test_combining_profiles_commutes_with_reducing(seed: int, weights: list[float], other_plates: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -67,6 +68,7 @@ def test_combining_profiles_commutes_with_reducing(seed: int, weights: list[floa
     np.testing.assert_allclose(whole["probabilities"], expected, atol=1e-6)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.lists(positive, min_size=2, max_size=5))
 def test_combining_step_by_step_is_combining_at_once(seed: int, weights: list[float]) -> None:
     assert FAMILY.associative
@@ -233,7 +235,7 @@ def test_mean_intensities_are_those_of_the_crops(data: CellData) -> None:
     np.testing.assert_allclose(found, crops.mean((2, 3)), rtol=1e-6)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 120))
 def test_baselines_see_cells_of_every_well(data: CellData, seed: int, most: int) -> None:
     rng = np.random.default_rng(seed)
