@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ground.errors import BadInput
 from ground.exits import run_command
+from ground.typed import command
 
 EXAMPLES = """
 examples:
@@ -118,7 +119,8 @@ def _import(arguments: argparse.Namespace) -> int:
     given = arguments
     studies = import_archive(given.archive, None, given.family, given.suffix, given.overwrite, say=print)
     for study in studies:
-        print(f"{study.path}: build its ensemble with: python -m ensembles build {study.name} --rule topn")
+        build = command("-m", "ensembles", "build", study.name, "--rule", "topn")
+        print(f"{study.path}: build its ensemble with: {build}")
     return 0
 
 

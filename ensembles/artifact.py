@@ -22,6 +22,7 @@ from ensembles.predict import combine, reason
 from ground.errors import BadInput
 from ground.files import sha256, sync_folder, sync_tree, write_json, write_text
 from ground.hdf5 import reading_hdf5
+from ground.typed import command
 from models.base import Family, Place, Prediction, Predictor
 from models.registry import get
 
@@ -217,7 +218,7 @@ def read(path: Path) -> Artifact:
                 if not (place / name).resolve().is_relative_to(place.resolve()):
                     raise BadInput(f"{file}: member file {name} lies outside the ensemble")
             return Artifact(place, meta)
-    raise BadInput(f"no ensemble at {path}; build one with: python -m ensembles build {path.name}")
+    raise BadInput(f"no ensemble at {path}; build one with: {command('-m', 'ensembles', 'build', path.name)}")
 
 
 def exists(study_path: Path) -> bool:
