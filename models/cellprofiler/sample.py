@@ -82,6 +82,8 @@ def sample(
         parts = _plan(project, drawn, shard_mb)
         if not (folder / PLAN).exists():
             _write_plan(folder, project, drawn, parts, {"key": key, "kind": kind, "mode": mode})
+        for leftover in (path for part in (".", "shards", "parts") for path in (folder / part).glob(".tmp-*")):
+            leftover.unlink()
         if processes is None:
             processes = min(available_cpus(), len(parts) - 1) if _image_bytes(drawn) > _WORTH_PROCESSES else 1
         _write_parts(folder, min(processes, len(parts) - 1), lock, say)
