@@ -10,6 +10,9 @@ from pathlib import Path
 
 from ground.errors import BadInput
 from ground.exits import run_command
+from ground.files import refuse_over
+from ground.listing import listed
+from ground.paths import expanded
 
 EXAMPLES = """
 examples:
@@ -77,19 +80,23 @@ def _build(arguments: argparse.Namespace) -> int:
         artifact = build.build(study, arguments.rule, arguments.size, place, say=print)
         terminal.leaderboard(study, artifact)
         print(f"report: {report.write(study)}")
+        terminal.next_commands(artifact, study)
     return 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
     from ensembles import artifact, terminal
     from studies import places
+    from studies.study import open_study
 
     found = artifact.read(places.find(arguments.study))
     found.verify()
+    home = found.path.parent
     if arguments.json:
         print(json.dumps(found.meta, indent=1))
     else:
         terminal.show(found)
+        terminal.next_commands(found, open_study(home) if (home / "study.json").is_file() else None)
     return 0
 
 
@@ -100,6 +107,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     place = members.place(arguments.device, arguments.batch)
     found = artifact.read(places.find(arguments.study))
     found.verify()
+    refuse_over(arguments.output, [arguments.data, *listed(arguments.data), found.path])
     if arguments.output.exists() and not arguments.overwrite:
         raise BadInput(f"{arguments.output} exists; give --overwrite to replace it")
     data = found.family.open(arguments.data, "test")
@@ -124,7 +132,7 @@ def _score(arguments: argparse.Namespace) -> int:
     from studies import places
 
     place = members.place(arguments.device, arguments.batch)
-    given = Path(arguments.study).expanduser()
+    given = expanded(arguments.study)
     path = given if given.is_file() else places.find(arguments.study)
     result = score(path, arguments.target, arguments.family, place)
     if arguments.json:

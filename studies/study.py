@@ -10,12 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
+from pydantic import AfterValidator, Field
 
+from ground.documents import read_json
 from ground.errors import BadInput
 from ground.files import write_json
+from ground.limits import shown
+from ground.schemas import Digest, Name, Natural, Schema, Table, checked
 from models.base import Family
 from models.registry import get
 from search_spaces import Domain, SearchSpace
@@ -23,6 +27,49 @@ from studies.data import load, load_part
 
 FORMAT = 2
 _PACKAGES = ("ray", "scikit-optimize", "torch", "numpy", "pandas", "h5py", "nlb-tools")
+
+
+def _known_format(number: int) -> int:
+    if number > FORMAT:
+        raise ValueError(f"the study is of format {number}, written by a later version; this one knows {FORMAT}")
+    return number
+
+
+def _domains(space: dict[str, Any]) -> dict[str, Any]:
+    for name, entry in space.items():
+        try:
+            Domain.from_json(entry)
+        except BadInput as error:
+            raise ValueError(f"{shown(name, 40)}: {error}") from None
+    return space
+
+
+class _Init(Schema):
+    """The snapshot that every trial starts from."""
+
+    origin: str = Field(alias="from", min_length=1)
+    path: str = Field(min_length=1)
+    sha256: Digest
+
+
+class _Content(Schema):
+    """study.json. What studies of the first versions did not have may be absent."""
+
+    format: Annotated[int, Field(ge=1), AfterValidator(_known_format)] = FORMAT
+    name: Name | None = None
+    dataset: str | None = None
+    family: Name
+    data: Table
+    fixed: Table = {}
+    space: Annotated[Table, AfterValidator(_domains)]
+    seed: Natural
+    objective: str | None = None
+    fingerprint: str | None
+    holdout: Annotated[float, Field(gt=0, lt=1)] | None = None
+    init: _Init | None = None
+    ranks: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    imported: bool | None = None
+    versions: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -106,18 +153,13 @@ def open_study(path: Path) -> Study:
     """An existing study.
 
     Raises:
-        BadInput: there is none, or its study.json is damaged.
+        BadInput: there is none, its study.json is damaged, or of a later version.
     """
     file = path / "study.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        missing = {"family", "data", "space", "seed", "fingerprint"} - set(config)
-        if missing:
-            raise BadInput(f"{file}: has no {sorted(missing)[0]}")
-    except FileNotFoundError:
-        raise BadInput(f"no study at {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError):
-        raise BadInput(f"{file}: damaged") from None
+    if not file.exists():
+        raise BadInput(f"no study at {path}")
+    config = read_json(file)
+    checked(_Content, config, file)
     return Study(path, config)
 
 

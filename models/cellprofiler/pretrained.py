@@ -6,6 +6,7 @@ import bisect
 import itertools
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def read(path: Path) -> dict[str, Tensor]:
         raise BadInput(f"{path}: weights come from a file that ends in {' or '.join(SUFFIXES)}")
     try:
         regular(path)
-        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what is wrong is said in one line
+            found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file (WEIGHTS)") from None
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
