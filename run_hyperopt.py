@@ -13,7 +13,7 @@ examples, once the environment is active (. .venv/bin/activate):
   python run_hyperopt.py lorenz                           no data needed: generated spikes, a few minutes
   python run_hyperopt.py mc_maze_small --samples 120      a Neural Latents Benchmark dataset
   python run_hyperopt.py mc_maze_small --samples 200      the same study, larger: it goes on, nothing is lost
-  python run_hyperopt.py --data my_spikes.h5 --family ndt your own data in a family's format
+  python run_hyperopt.py --data my_spikes.h5              your own data in a family's format
   python run_hyperopt.py mc_maze --gpus-per-trial 0.5     two trials on each GPU
   python run_hyperopt.py lorenz --set TRAIN.NUM_UPDATES=200 --study lorenz-long
 
