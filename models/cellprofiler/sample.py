@@ -112,6 +112,8 @@ def _key(project: Project, drawn: Drawn, kind: str, mode: str, shard_mb: float) 
 
 def _begin(folder: Path, key: str, overwrite: bool, say: Callable[[str], None]) -> bool:
     """Whether there is something to do in a store's folder; what is in the way goes, where that is wanted."""
+    trash = folder.with_name(f".{folder.name}.deleted")
+    shutil.rmtree(trash, ignore_errors=True)
     done, begun = read_json(folder / STORE), read_json(folder / PLAN)
     known = (done or begun or {}).get("key")
     if known == key:
@@ -129,7 +131,8 @@ def _begin(folder: Path, key: str, overwrite: bool, say: Callable[[str], None]) 
             "or --overwrite"
         )
     say(f"  {folder}: deleted, made anew")
-    shutil.rmtree(folder)
+    folder.rename(trash)  # killed on the way, it must not look like somebody's folder
+    shutil.rmtree(trash)
     return True
 
 

@@ -217,6 +217,20 @@ def test_missing_crops(tmp_path: Path, kind: str) -> None:
     store.read(np.arange(len(store)))
 
 
+def test_a_folder_of_the_original_whose_first_crops_are_missing(tmp_path: Path) -> None:
+    folder, cells = broken(small(tmp_path), "png")
+    for name in ("store.json", "parts"):
+        (folder / name).rename(tmp_path / name)
+    names = CropStore.open(folder).table["Image_Name"].tolist()
+    (folder / names[0]).unlink()
+    (folder / names[1]).write_text("no image")
+    assert f"{cells} crops, 2 missing, 1 black or constant; 3 rows dropped" in check(folder, "all", False, quiet)
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    with pytest.raises(BadInput, match="no such image"):
+        CropStore.open(folder)
+
+
 def test_more_than_fifty_are_dropped_too(tmp_path: Path) -> None:
     """The original leaves 50 and more alone."""
     root = small(tmp_path, wells=2, cells=40)
