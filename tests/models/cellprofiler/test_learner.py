@@ -284,7 +284,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial(data: CellData) -> None:
 
 
 def test_it_learns(data: CellData) -> None:
-    one = learner(data, EPOCHS=60, LR=0.03, AUGMENT="b", WIDTH=8)
+    one = learner(data, EPOCHS=60, LR=0.03, SCHEDULE="cosine", AUGMENT="b", WIDTH=8)
     before = one.validate()
     while not one.done:
         one.train_piece()
