@@ -5,12 +5,30 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ground.errors import BadInput
+from ground.limits import shown
+
 RESULTS = "ray_results"
 
 
 def home() -> Path:
     """NLB_HOME, by default $HOME/nlb_2021."""
     return Path(os.environ.get("NLB_HOME") or Path.home() / "nlb_2021").expanduser()
+
+
+def expanded(path: str | Path) -> Path:
+    """A user's path with `~` replaced by the home that it means.
+
+    Raises:
+        BadInput: there is no such user, or no file could be called so.
+    """
+    text = str(path)
+    if "\0" in text:
+        raise BadInput(f"{shown(text)} is no path: it holds a NUL")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise BadInput(f"{shown(text)}: there is no such user's home") from None
 
 
 def folder(variable: str, default: str) -> Path:

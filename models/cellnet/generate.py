@@ -20,7 +20,7 @@ import numpy as np
 from ground.errors import BadInput
 from ground.files import read_json, sha256, write_json
 from ground.machine import available_cpus
-from ground.paths import made
+from ground.paths import expanded, made
 from ground.settings import resolve
 from models.cellnet import edepsim, names, parsed, process, xy
 from models.cellnet.deposits import Deposits, electrons
@@ -64,7 +64,7 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     if found["truth"] not in TRUE:
         raise BadInput(f"lartpc option truth is {found['truth']!r}; it takes one of {', '.join(TRUE)}")
     if found["deposits"]:
-        found["deposits"] = str(Path(found["deposits"]).expanduser().absolute())
+        found["deposits"] = str(expanded(found["deposits"]).absolute())
     _settings(found).checked().detector.tpc(found["tpc"])
     return found
 

@@ -196,11 +196,12 @@ def _values(project: Project, options: Options) -> dict[str, tuple[str, ...]]:
 
 def _split(project: Project, table: pd.DataFrame, options: Options) -> np.ndarray:
     """(cells,) the split's value: the store's own where it has one, as single cells may be set apart there, else that
-    of the cell's site in the index."""
+    of the cell's site in the index. Where the block names an index, that one's."""
     own = project.config.train.partition.split_field
     name = str(options.split.get("field", own))
     column = SPLIT if name == own and SPLIT in table else name
-    if column in table:
+    named = options.metadata != "index.csv" and name in project.index
+    if column in table and not named:
         return table[column].astype(str).to_numpy()
     if name not in project.index:
         raise BadInput(f"{project.index_path}: has no column {name} to split by (data key split: field)")

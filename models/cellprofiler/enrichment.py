@@ -137,9 +137,9 @@ def replicating(
     values = similarity[row, column]
     median: dict[str, float] = {}
     order = np.argsort(code[row[same]], kind="stable")
-    owners, starts = np.unique(code[row[same]][order], return_index=True)
-    for owner, part in zip(owners, np.split(values[same][order], starts[1:]), strict=True):
-        median[str(names[owner])] = float(np.median(part))
+    owners, starts, counts = np.unique(code[row[same]][order], return_index=True, return_counts=True)
+    for owner, start, count in zip(owners, starts, counts, strict=True):
+        median[str(names[owner])] = float(np.median(values[same][order[start : start + count]]))
     return median, float(np.quantile(values[~same], quantile)) if (~same).any() else math.nan
 
 
@@ -165,7 +165,9 @@ def interpolated(hits: np.ndarray, fewest: int = 2, published: bool = False) -> 
     if published:
         # the query itself is ranked last there, so that all n are retrieved in the end
         after = np.where(np.arange(n) < matched, np.pad(first + 1, ((0, 0), (0, 1))), n + 1)
-        level = np.floor(np.append(grid[1:], 1.0) * matched + 1e-9).astype(int)
+        higher = np.append(grid[1:], 1.0)
+        level = np.floor(higher * matched + 1e-9).astype(int)
+        level -= level / np.maximum(matched, 1) > higher  # its comparisons are exact
         above = np.take_along_axis(np.pad(reached, ((0, 0), (0, 1))), level, axis=1)
         at = level / np.maximum(np.take_along_axis(after, level, axis=1) - 1, 1)
         values = np.maximum(np.where(level < matched, above, 0.0), at)

@@ -49,6 +49,11 @@ class MeanAveragePrecision(Scorer):
             raise ValueError(f"{len(profile)} profiles without their similarity to a gallery of {len(self.label)}")
         return {"similarity": cosines(profile[self.queries], profile)}
 
+    @property
+    def findable(self) -> np.ndarray:
+        """(samples,) whether a well has another one to find."""
+        return (self._positive & self._counted).any(1)
+
     def each(self, reduced: Mapping[str, np.ndarray]) -> np.ndarray:
         """(samples,) average precision; NaN for a well that has nothing to find."""
         return average_precision(reduced["similarity"], self._positive, self._counted)

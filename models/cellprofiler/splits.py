@@ -18,8 +18,8 @@ import pandas as pd
 
 from ground.errors import BadInput
 from ground.files import write_text
+from models.cellprofiler.opening import add_project
 from models.cellprofiler.project import PLATE, WELL, Project
-from models.cellprofiler.sample import add_project
 
 TRAINING, VALIDATION, TEST = range(3)
 

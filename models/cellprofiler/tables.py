@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,10 +47,13 @@ def read_table(path: Path) -> pd.DataFrame:
     frame.columns = frame.columns.astype(str)
     if not len(frame):
         raise BadInput(f"{path}: has no rows")
-    for name in frame.columns[[is_metadata(name) for name in frame.columns]]:
-        known = frame[name].notna()
-        frame[name] = frame[name].astype(object).where(~known, frame[name].astype(str)).where(known, None)
-    return frame.reset_index(drop=True)
+    text = {name: _text(frame[name]) for name in frame.columns if is_metadata(name)}
+    return frame.assign(**text).reset_index(drop=True).copy()
+
+
+def _text(column: pd.Series[Any]) -> pd.Series[Any]:
+    known = column.notna()
+    return column.astype(object).where(~known, column.astype(str)).where(known, None)
 
 
 def is_metadata(name: str) -> bool:

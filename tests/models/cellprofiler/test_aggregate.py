@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycytominer import feature_select
 from pycytominer import normalize as by_pycytominer
@@ -318,6 +318,7 @@ def sited(places: np.ndarray, well: str = "B7", site: str = "3", plate: str = "P
     return frame.assign(Metadata_Plate=plate, Metadata_Well=well, Metadata_Site=site)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 5000), st.integers(1, 30), st.floats(0, 1))
 def test_cells_find_their_partner(seed: int, count: int, share: float) -> None:
     """Centres far from each other, moved a little, shuffled, some of them lost on either side."""

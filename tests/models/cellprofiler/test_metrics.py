@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from copairs.map import average_precision as of_copairs
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
@@ -46,6 +46,7 @@ def slow(similarity: np.ndarray, positive: np.ndarray, counted: np.ndarray) -> f
     return total / hits if hits else math.nan
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 20), st.booleans())
 def test_average_precision_rank_by_rank(seed: int, queries: int, gallery: int, coarse: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -82,6 +83,7 @@ def test_wells_of_unknown_label_neither_ask_nor_are_ranked() -> None:
     assert np.isnan(with_unknown.each(with_unknown.reduce({"profile": profile}))[4:]).all()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000))
 def test_some_samples_keep_the_whole_gallery(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -116,6 +118,7 @@ def test_pairs_on_other_plates_only() -> None:
     assert pairs(label, plate, np.arange(4), np.arange(4), False)[1][0].tolist() == [False, True, True, True]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 40))
 def test_balanced_accuracy_is_the_references(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)

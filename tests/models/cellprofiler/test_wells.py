@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ground.states import load_state, save_state
@@ -28,6 +28,7 @@ def test_wells_are_taken_in_any_order() -> None:
         Wells(**{**vars(wells()), "cells": np.arange(2)})
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 7), st.sampled_from(["mean", "median"]))
 def test_profiles_are_those_of_each_wells_cells(seed: int, cells: int, count: int, how: str) -> None:
     rng = np.random.default_rng(seed)
