@@ -51,7 +51,7 @@ class Extractor:
             crops: (n, C, box, box) as stored or cut.
         """
         self.network.eval()
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             x = pixels.normalise(crops.to(self.device)).contiguous(memory_format=LAYOUT)
             logits, seen = self.network.looked_at(x, layers)
         return logits.float(), {layer: found.float() for layer, found in seen.items()}
