@@ -90,7 +90,7 @@ class Search:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.began = time.monotonic()
+        self.began, self.clock = time.monotonic(), time.time()
 
     def running(self) -> list[psutil.Process]:
         """Every process of it that lives, wherever it hangs in the tree."""
@@ -156,8 +156,10 @@ def leftovers(searches: list[Search], study: Path) -> list[str]:
     for search in searches:
         for place in {tempfile.gettempdir(), "/tmp"}:
             found += [str(path) for path in Path(place).glob(f"concert-ray-{search.process.pid}-*")]
-            found += [str(path) for path in Path(place).glob(f"ray/session_*_{search.process.pid}")]
-        found += [str(path) for path in Path("/dev/shm").glob(f"*{search.process.pid}*")]
+            sessions = Path(place).glob(
+                f"ray/session_*_{search.process.pid}"
+            )  # a number may have been another's before
+            found += [str(path) for path in sessions if path.stat().st_mtime > search.clock]
     found += [str(path) for path in study.rglob(".tmp-*")]
     found += [str(path) for path in study.parent.glob(".concert-*")]
     found += [str(path) for path in study.iterdir() if path.name.startswith(".") and path.name != ".lock"]
