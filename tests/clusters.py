@@ -35,16 +35,21 @@ class Cluster:
             self.address = f"127.0.0.1:{server.getsockname()[1]}"
         self.nodes: list[subprocess.Popen[str]] = []
 
-    def add(self, cpus: int, gpus: int = 0) -> subprocess.Popen[str]:
-        """Another node with so many cores and GPUs, by name: there need be none. It has joined when this returns."""
+    def add(self, cpus: int, gpus: int = 0, own: Path | None = None) -> subprocess.Popen[str]:
+        """Another node with so many cores and GPUs, by name: there need be none. It has joined when this returns.
+
+        Args:
+            own: a folder of which the node sees an empty one of its own, as a local disk would be (needs root).
+        """
         if self.nodes:
             role = [f"--address={self.address}"]
         else:
             role = ["--head", f"--port={self.address.partition(':')[2]}", f"--temp-dir={self.folder}"]
             role += ["--include-dashboard=false", "--disable-usage-stats"]
         role += [f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--object-store-memory={100 * 2**20}"]
+        hidden = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(own)] if own else []
         node = subprocess.Popen(
-            [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *role],
+            [*hidden, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *role],
             env={**os.environ, **self.env, "COLUMNS": "200"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -270,6 +270,8 @@ class Rounds:
         if code is None:
             self.counts.hangs += 1
             self.say(f"{search.log}: hung")
+        elif kind == "node" and code == 2 and len(said.splitlines()) == 1 and "at most 1 do" in said:
+            pass  # it went before the search began, which then has too little room
         elif "Traceback" in said or (code not in (0, 1) and not (kind == "driver" and code == -signal.SIGKILL)):
             self.counts.refused += 1
             self.say(f"{search.log}: exit code {code}: {said[-1000:]}")
