@@ -137,7 +137,6 @@ def report(project: Project, part: np.ndarray) -> list[str]:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("root", type=Path, help="the project's folder")
     add_project(parser)
     parser.add_argument("--by", choices=("plates", "wells"), required=True)
     parser.add_argument("--validation", type=_amount, default=0.2, help="plates or wells of a label, or a share (.2)")
