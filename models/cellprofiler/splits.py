@@ -18,7 +18,7 @@ import pandas as pd
 
 from ground.errors import BadInput
 from ground.files import write_text
-from models.cellprofiler.opening import add_project
+from models.cellprofiler.opening import add_project, opened
 from models.cellprofiler.project import PLATE, WELL, Project
 
 TRAINING, VALIDATION, TEST = range(3)
@@ -154,7 +154,7 @@ def _amount(text: str) -> float:
 
 
 def main(given: argparse.Namespace) -> None:
-    project = Project.open(given.root, given.config, given.metadata)
+    project = opened(given)
     if given.validation == 0:
         raise BadInput("--validation 0: a search is scored on validation wells")
     if given.by == "plates":
