@@ -13,6 +13,7 @@ from ground.exits import run_command
 from ground.files import refuse_over
 from ground.listing import listed
 from ground.paths import expanded
+from ground.typed import command
 
 EXAMPLES = """
 examples:
@@ -122,7 +123,8 @@ def _import(arguments: argparse.Namespace) -> int:
     given = arguments
     studies = import_archive(given.archive, None, given.family, given.suffix, given.overwrite, say=print)
     for study in studies:
-        print(f"{study.path}: build its ensemble with: python -m ensembles build {study.name} --rule topn")
+        build = command("-m", "ensembles", "build", study.name, "--rule", "topn")
+        print(f"{study.path}: build its ensemble with: {build}")
     return 0
 
 

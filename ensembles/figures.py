@@ -108,17 +108,20 @@ def importance(trials: pd.DataFrame, space: dict[str, Domain], metric: str) -> S
         return None
     forest = RandomForestRegressor(_FORESTS, random_state=0, min_samples_leaf=2).fit(features, trials[metric])
     found = permutation_importance(forest, features, trials[metric], n_repeats=20, random_state=0)
-    order, names = np.argsort(found.importances_mean), short_names([*features])
+    order, short = np.argsort(found.importances_mean), short_names([*features])
+    names = [features.columns[i] for i in order]
     figure = go.Figure(
         go.Bar(
             x=found.importances_mean[order],
-            y=[shown(_cut(names[features.columns[i]], _LONGEST)) for i in order],
+            y=[*range(len(names))],  # shortened, two names may be one
+            hovertext=[shown(name) for name in names],
             orientation="h",
             error_x={"type": "data", "array": found.importances_std[order]},
         )
     )
     figure.update_layout(_PLAIN, xaxis_title="loss of R² when shuffled")
-    figure.update_yaxes(automargin=True, tickfont_size=11)
+    ticks = [shown(_cut(short[name], _LONGEST)) for name in names]
+    figure.update_yaxes(automargin=True, tickfont_size=11, tickvals=[*range(len(names))], ticktext=ticks)
     return f"Parameter importance (random forest over {len(trials)} trials)", figure
 
 

@@ -33,7 +33,7 @@ def next_steps(found: Artifact, study: Study | None = None) -> list[Step]:
     at = way()
     if at is not None:
         steps.append(Step("all of these, in Concert's folder", at))
-    if study is not None:
+    if study is not None and study.config["space"]:
         best = ledger.usable(study, ledger.table(study))
         if len(best):
             again: list[object] = ["--again", f"{_word(study.path)}/{best['trial_id'].iloc[0]}", "--samples", AGAIN]

@@ -40,6 +40,11 @@ def _refuse_elsewhere(path: Path, file: h5py.File) -> None:
             return f"more than {_MOST_OBJECTS} objects"
         if isinstance(link, h5py.ExternalLink):
             return f"{_shown(name)} is a link into another file; that is not followed"
+        if isinstance(link, h5py.SoftLink):
+            try:
+                file.get(name)
+            except RuntimeError:
+                return f"{_shown(name)} is a link in a circle"
         if isinstance(link, h5py.HardLink):
             found = file[name]
             if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):

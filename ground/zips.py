@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -35,8 +36,14 @@ def opened_zip(
     """
     try:
         size = regular(path).st_size
-        _refuse_directory(path)
-        with zipfile.ZipFile(path) as archive:
+        try:
+            _refuse_directory(path)
+            opened = zipfile.ZipFile(path)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise zipfile.BadZipFile("its directory lies elsewhere") from None
+        with opened as archive:
             refuse_bomb(archive, path.name, size, ratio, slack)
             yield archive
     except FileNotFoundError:

@@ -13,7 +13,6 @@ from typing import Any
 
 import search_spaces
 from ground.errors import BadInput
-from ground.files import write_json
 from ground.limits import LARGEST_WHOLE, shown
 from ground.machine import available_cpus
 from ground.paths import expanded
@@ -140,7 +139,7 @@ def open_or_begin(request: Request, overwrite: bool) -> tuple[Study, bool]:
                 remove(request.path)
         else:
             remove(request.path)
-    study, there = begin(
+    return begin(
         request.path,
         request.space,
         request.fingerprint,
@@ -149,11 +148,8 @@ def open_or_begin(request: Request, overwrite: bool) -> tuple[Study, bool]:
         request.holdout,
         request.init,
         request.ranks,
+        request.command,
     )
-    if not there and request.command is not None:  # for the report; nothing depends on it
-        write_json(study.path / "study.json", {**study.config, "command": list(request.command)})
-        study = open_study(study.path)
-    return study, there
 
 
 def _space(arguments: argparse.Namespace) -> SearchSpace:

@@ -10,24 +10,26 @@ from __future__ import annotations
 import argparse
 import csv
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from ground.errors import BadInput
 from ground.files import atomic_path
 from ground.machine import available_cpus
 from models.cellprofiler import preflight
 from models.cellprofiler.opening import add_project, minutes, opened, stderr
-from models.cellprofiler.project import read_csv
 from models.cellprofiler.store import META, CropStore
 
 __doc__ += preflight.__doc__ or ""
 MISSING, ZERO, ORIGINAL = "missing_crops.csv", "zero_crops.csv", "sc-metadata.original.csv"
 _TOGETHER = 64 << 20  # bytes that are looked at at once
+_ROWS = 200_000  # of the table that are read at once
 _SILENT = 10  # seconds without a word
 
 
@@ -84,23 +86,33 @@ def check(folder: Path, constant: str, dry_run: bool, say: Callable[[str], None]
     zero = {name: reason for name, reason in zero.items() if reason != "missing"}
     _write_list(folder / MISSING, ["missing_crops"], [[name] for name in missing])
     _write_list(folder / ZERO, ["missing", "reason"], [[name, reason] for name, reason in zero.items()])
-    table = read_csv(folder / META)
-    kept = table[~table["Image_Name"].isin({*missing, *zero})]
-    dropped = len(table) - len(kept)
-    line = (
-        f"{folder}: {len(store)} crops, {len(missing)} missing, {len(zero)} black or constant; {dropped} rows dropped"
-    )
-    if not len(kept):
-        raise BadInput(
-            f"{folder}: all {len(table)} crops are missing, black or constant; sc-metadata.csv stays as it is"
-        )
-    if dropped and not dry_run:
-        if not (folder / ORIGINAL).exists():
-            with atomic_path(folder / ORIGINAL) as temporary:
-                shutil.copyfile(folder / META, temporary)
-        with atomic_path(folder / META) as temporary:
-            kept.to_csv(temporary, index=False, lineterminator="\n")
-    return line.replace("dropped", "would be dropped") if dry_run else line
+    before, after = _without(folder, {*missing, *zero}, dry_run)
+    if not after:
+        raise BadInput(f"{folder}: all {before} crops are missing, black or constant; sc-metadata.csv stays as it is")
+    dropped = f"{before - after} rows {'would be ' if dry_run else ''}dropped"
+    return f"{folder}: {len(store)} crops, {len(missing)} missing, {len(zero)} black or constant; {dropped}"
+
+
+def _without(folder: Path, names: set[str], dry_run: bool) -> tuple[int, int]:
+    """Take the rows of images out of the table; how many rows there were, and how many are left.
+
+    The table stays where no row goes or none would be left, and in a dry run.
+    """
+    before = after = 0
+    table = folder / META
+    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".tmp-", suffix=".csv", encoding="utf-8") as kept:
+        for piece in pd.read_csv(table, dtype=str, keep_default_na=False, na_filter=False, chunksize=_ROWS):
+            left = piece[~piece["Image_Name"].isin(names)]
+            left.to_csv(kept, index=False, header=not before, lineterminator="\n")
+            before, after = before + len(piece), after + len(left)
+        kept.flush()
+        if after < before and after and not dry_run:
+            if not (folder / ORIGINAL).exists():
+                with atomic_path(folder / ORIGINAL) as temporary:
+                    shutil.copyfile(table, temporary)
+            with atomic_path(table) as temporary:
+                shutil.copyfile(kept.name, temporary)
+    return before, after
 
 
 def _write_list(path: Path, head: list[str], rows: list[list[str]]) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from skimage.measure import label
 
 MODES = ("integer", "bilinear")
 _PATCH = 5  # pixels around the centre in which an object is looked for
-_TOGETHER = 1 << 22  # samples that are interpolated at once
+_ROUNDING = 1e-6  # pixels by which a sample at the edge may be off
+_TOGETHER = 1 << 22  # pixels that are interpolated at once
 
 
 def cut(image: np.ndarray, centres: np.ndarray, box: int, mode: str = "integer") -> np.ndarray:
@@ -66,36 +66,53 @@ def resized(image: np.ndarray, centres: np.ndarray, side: int, box: int) -> np.n
     """
     centres = np.asarray(centres, np.float64).reshape(-1, 2)
     channels, height, width = image.shape
-    at = np.arange(box) / max(box - 1, 1)
-    y, x = (
-        (centres[:, axis, None] - side / 2 + side * at) / size * (size - 1) for axis, size in ((1, height), (0, width))
-    )
+    top, vertical = _weights(centres[:, 1], height, side, box)
+    left, horizontal = _weights(centres[:, 0], width, side, box)
+    tall, wide = vertical.shape[2], horizontal.shape[2]
+    padded = np.pad(image, ((0, 0), (tall, tall), (wide, wide)))
+    windows = sliding_window_view(padded, (tall, wide), axis=(1, 2)).transpose(1, 2, 0, 3, 4)
     out = np.empty((len(centres), channels, box, box), image.dtype)
-    step = max(1, _TOGETHER // (channels * box * box))
+    step = max(1, _TOGETHER // (channels * tall * wide))
     for begin in range(0, len(centres), step):
         part = slice(begin, begin + step)
-        out[part] = _interpolated(image, y[part], x[part])
+        values = windows[top[part] + tall, left[part] + wide].astype(np.float64)
+        out[part] = np.rint(vertical[part, None] @ values @ horizontal[part, None].swapaxes(2, 3))
     return out
 
 
-def _interpolated(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """(n, C, box, box) rounded values at rows y and columns x, each (n, box)."""
-    inside = ((y >= 0) & (y <= image.shape[1] - 1))[:, :, None] & ((x >= 0) & (x <= image.shape[2] - 1))[:, None, :]
-    (top, below, down), (left, right, across) = (
-        _neighbours(v, s) for v, s in zip((y, x), image.shape[1:], strict=True)
-    )
-    values = np.zeros((image.shape[0], *inside.shape), np.float64)
-    for rows, by_row in ((top, 1 - down), (below, down)):
-        for columns, by_column in ((left, 1 - across), (right, across)):
-            weight = by_row[:, :, None] * by_column[:, None, :]
-            values += image[:, rows[:, :, None], columns[:, None, :]] * weight
-    values[:, ~inside] = 0
-    return np.rint(values).transpose(1, 0, 2, 3)
+def _weights(centres: np.ndarray, size: int, side: int, box: int) -> tuple[np.ndarray, np.ndarray]:
+    """How samples are made of pixels, along one axis.
+
+    Args:
+        centres: (n,) along the axis.
+        size: of the image.
+        side, box: of the region and of the crop.
+
+    Returns:
+        (n,) the first pixel, which may be outside the image; (n, box, k) the weights of the k pixels from there on, 0
+        for a sample outside.
+    """
+    at = _samples(centres, size, side, box)
+    count = int(np.ceil(side * (size - 1) / size)) + 2
+    first = np.clip(np.floor(at[:, 0]), -count, size).astype(np.int64)
+    inside = _inside(at, size)
+    at = np.clip(at, 0, size - 1)
+    low = np.floor(at).astype(np.int64)
+    place = np.clip(low - first[:, None], 0, count - 2)[:, :, None]
+    weights = np.zeros((*at.shape, count))
+    np.put_along_axis(weights, place, ((1 - (at - low)) * inside)[:, :, None], axis=2)
+    np.put_along_axis(weights, place + 1, ((at - low) * inside)[:, :, None], axis=2)
+    return first, weights
 
 
-def _neighbours(at: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    low = np.clip(np.floor(at), 0, size - 1).astype(np.int64)
-    return low, np.minimum(low + 1, size - 1), np.clip(at - low, 0, 1)
+def _samples(centres: np.ndarray, size: int, side: int, box: int) -> np.ndarray:
+    """(n, box) where the samples lie along an axis, in pixels."""
+    steps = np.arange(box) / max(box - 1, 1)
+    return (centres[:, None] - side / 2 + side * steps) / size * (size - 1)
+
+
+def _inside(at: np.ndarray, size: int) -> np.ndarray:
+    return (at >= -_ROUNDING) & (at <= size - 1 + _ROUNDING)
 
 
 def regions(mask: np.ndarray, kind: str) -> np.ndarray:
@@ -109,6 +126,8 @@ def regions(mask: np.ndarray, kind: str) -> np.ndarray:
     Returns:
         (H, W) int32.
     """
+    from skimage.measure import label  # heavy, and most projects have no masks
+
     if kind == "outline":
         # a line that is joined by corners only still separates what is joined by edges
         return label(mask == 0, connectivity=1).astype(np.int32)
@@ -138,13 +157,11 @@ def masked(crops: np.ndarray, objects: np.ndarray, centres: np.ndarray, mode: st
 
 def _nearest(objects: np.ndarray, centres: np.ndarray, box: int) -> np.ndarray:
     """(n, box, box) objects at the sample points of the bilinear crops; 0 outside."""
-    at, places, inside = np.arange(box) / max(box - 1, 1), [], []
-    for axis, size in ((1, objects.shape[0]), (0, objects.shape[1])):
-        value = (np.asarray(centres, np.float64)[:, axis, None] - box / 2 + box * at) / size * (size - 1)
-        inside.append((value >= 0) & (value <= size - 1))
-        places.append(np.clip(np.rint(value), 0, size - 1).astype(np.int64))
-    values = objects[places[0][:, :, None], places[1][:, None, :]]
-    return values * (inside[0][:, :, None] & inside[1][:, None, :])
+    centres = np.asarray(centres, np.float64).reshape(-1, 2)
+    at = [_samples(centres[:, axis], objects.shape[1 - axis], box, box) for axis in (1, 0)]
+    rows, columns = (np.clip(np.rint(v), 0, size - 1).astype(int) for v, size in zip(at, objects.shape, strict=True))
+    inside = [_inside(v, size) for v, size in zip(at, objects.shape, strict=True)]
+    return objects[rows[:, :, None], columns[:, None, :]] * (inside[0][:, :, None] & inside[1][:, None, :])
 
 
 def object_at(objects: np.ndarray, centres: np.ndarray) -> np.ndarray:

@@ -123,6 +123,9 @@ def prepare(
             for _, target in task.images:
                 target.unlink(missing_ok=True)
             intensities(project, task).unlink()
+        for place in {target.parent for task in found for _, target in task.images}:
+            for leftover in place.glob(".tmp-*"):
+                leftover.unlink()
         if processes is None:
             size = sum(source.stat().st_size for task in found for source, _ in task.images)
             processes = available_cpus() if size > _WORTH_PROCESSES else 1

@@ -82,6 +82,8 @@ def sample(
         parts = _plan(project, drawn, shard_mb)
         if not (folder / PLAN).exists():
             _write_plan(folder, project, drawn, parts, {"key": key, "kind": kind, "mode": mode})
+        for leftover in (path for part in (".", "shards", "parts") for path in (folder / part).glob(".tmp-*")):
+            leftover.unlink()
         if processes is None:
             processes = min(available_cpus(), len(parts) - 1) if _image_bytes(drawn) > _WORTH_PROCESSES else 1
         _write_parts(folder, min(processes, len(parts) - 1), lock, say)
@@ -110,6 +112,8 @@ def _key(project: Project, drawn: Drawn, kind: str, mode: str, shard_mb: float) 
 
 def _begin(folder: Path, key: str, overwrite: bool, say: Callable[[str], None]) -> bool:
     """Whether there is something to do in a store's folder; what is in the way goes, where that is wanted."""
+    trash = folder.with_name(f".{folder.name}.deleted")
+    shutil.rmtree(trash, ignore_errors=True)
     done, begun = read_json(folder / STORE), read_json(folder / PLAN)
     known = (done or begun or {}).get("key")
     if known == key:
@@ -127,7 +131,8 @@ def _begin(folder: Path, key: str, overwrite: bool, say: Callable[[str], None]) 
             "or --overwrite"
         )
     say(f"  {folder}: deleted, made anew")
-    shutil.rmtree(folder)
+    folder.rename(trash)  # killed on the way, it must not look like somebody's folder
+    shutil.rmtree(trash)
     return True
 
 

@@ -16,7 +16,7 @@ import itertools
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ground.documents import regular
 from ground.errors import BadInput
 from ground.files import read_json, sha256
 from ground.hdf5 import reading_hdf5
@@ -36,6 +37,7 @@ FIRST = ("Key", *SITE_COLUMNS, *LOCATION_COLUMNS, "Target", "Class_Name", "Split
 """The columns that every table has."""
 PLACE = ("Shard", "Row")
 _FORMAT = "concert cells 1"
+_SAYS = {"kind": str, "channels": list, "box": int, "dtype": str, "classes": list, "shards": list, "pixels": str}
 _OPEN = 64  # shards that are kept open
 _THREADS = 4  # that read PNGs
 _STATUS = "Training_Status"
@@ -78,9 +80,7 @@ class CropStore:
             self.classes: tuple[str, ...] = tuple(about["classes"])
             self.box, self.dtype = int(about["box"]), np.dtype(about["dtype"])
         else:
-            first = images.header(folder / table["Image_Name"].iloc[0])
-            if first.width % first.height:
-                raise BadInput(f"{folder / table['Image_Name'].iloc[0]}: is no row of square channels")
+            first = _first_image(folder, table["Image_Name"])
             self.channels = tuple(map(str, range(first.width // first.height)))
             self.classes = tuple(sorted(set(table["Class_Name"])))
             self.box, self.dtype = first.height, np.dtype(first.dtype)
@@ -105,6 +105,9 @@ class CropStore:
             about = {}
         elif about.get("format") != _FORMAT:
             raise BadInput(f"{folder / STORE}: its format is {about.get('format')!r}, known is {_FORMAT!r}")
+        elif any(not isinstance(about.get(name), kind) for name, kind in _SAYS.items()):
+            wrong = next(name for name, kind in _SAYS.items() if not isinstance(about.get(name), kind))
+            raise BadInput(f"{folder / STORE}: {wrong} is {about.get(wrong)!r}; sample again")
         path = folder / metadata
         table = _table(path)
         places = None
@@ -227,16 +230,39 @@ class CropStore:
             self.close()
 
 
+def _first_image(folder: Path, names: Iterable[str]) -> images.Header:
+    """Of the first of some images that can be read; some may be missing.
+
+    Raises:
+        BadInput: none can be read, or it is no row of square channels.
+    """
+    why = None
+    for name in names:
+        try:
+            found = images.header(folder / name)
+        except BadInput as error:
+            why = why or error
+            continue
+        if found.width % found.height:
+            raise BadInput(f"{folder / name}: is no row of square channels")
+        return found
+    assert why is not None
+    raise why
+
+
 def _table(path: Path) -> pd.DataFrame:
     """A table, text in all columns; a text that repeats is kept once."""
     try:
+        regular(path)
         named = pd.read_csv(path, nrows=0).columns
         kinds = {name: object if name == "Image_Name" else "category" for name in named}
         kinds |= dict.fromkeys((*LOCATION_COLUMNS, "Target", *PLACE), str)
         table = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_filter=False, encoding="utf-8-sig")
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except BadInput:
+        raise
+    except ValueError as error:
         raise BadInput(f"{path}: not a table ({' '.join(str(error).split())[:100]})") from None
     if "Image_Name" not in table or "Class_Name" not in table:
         raise BadInput(f"{path}: has no column {'Class_Name' if 'Image_Name' in table else 'Image_Name'}")

@@ -35,8 +35,9 @@ def slow_bilinear(image: np.ndarray, x: float, y: float, side: float, box: int) 
         for j in range(box):
             in_y = y1 * (height - 1) + i * (y2 - y1) * (height - 1) / (box - 1)
             in_x = x1 * (width - 1) + j * (x2 - x1) * (width - 1) / (box - 1)
-            if in_y < 0 or in_y > height - 1 or in_x < 0 or in_x > width - 1:
+            if max(-in_y, in_y - (height - 1), -in_x, in_x - (width - 1)) > 1e-6:  # what is at the edge is inside
                 continue
+            in_y, in_x = min(max(in_y, 0), height - 1), min(max(in_x, 0), width - 1)
             top, left = int(np.floor(in_y)), int(np.floor(in_x))
             bottom, right = int(np.ceil(in_y)), int(np.ceil(in_x))
             dy, dx = in_y - top, in_x - left

@@ -198,6 +198,10 @@ def test_stores_that_cannot_be_read(root: Path, tmp_path: Path) -> None:
     table.write_text(lines[0])
     with pytest.raises(BadInput, match="has no cell"):
         CropStore.open(folder)
+    about = json.loads((folder / "store.json").read_text())
+    (folder / "store.json").write_text(json.dumps(about | {"box": "16"}))
+    with pytest.raises(BadInput, match=r"store\.json: box is '16'"):
+        CropStore.open(folder)
     (folder / "store.json").write_text(json.dumps({"format": "other"}))
     with pytest.raises(BadInput, match="its format is 'other'"):
         CropStore.open(folder)
