@@ -6,24 +6,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 EXAMPLES = """
-examples:
-  run_hyperopt.py lorenz                                no data needed: generated spikes, a few minutes
-  run_hyperopt.py mc_maze_small --samples 120           a Neural Latents Benchmark dataset
-  run_hyperopt.py mc_maze_small --samples 200           the same study, larger: it goes on, nothing is lost
-  run_hyperopt.py --data my_spikes.h5 --family ndt      your own data in a family's format
-  run_hyperopt.py mc_maze --gpus-per-trial 0.5          two trials on each GPU
-  run_hyperopt.py lorenz --set TRAIN.NUM_UPDATES=200 --study lorenz-long
+examples, once the environment is active (. .venv/bin/activate):
+  python run_hyperopt.py lorenz                           no data needed: generated spikes, a few minutes
+  python run_hyperopt.py mc_maze_small --samples 120      a Neural Latents Benchmark dataset
+  python run_hyperopt.py mc_maze_small --samples 200      the same study, larger: it goes on, nothing is lost
+  python run_hyperopt.py --data my_spikes.h5              your own data in a family's format
+  python run_hyperopt.py mc_maze --gpus-per-trial 0.5     two trials on each GPU
+  python run_hyperopt.py lorenz --set TRAIN.NUM_UPDATES=200 --study lorenz-long
 
-  run_hyperopt.py lorenz --holdout 0.2                  a clean number: a fifth of the validation trials is unseen
-  run_hyperopt.py lorenz --set INIT=other/1a2b3c4d.best every trial starts from another study's checkpoint
+  python run_hyperopt.py lorenz --holdout 0.2 --study held
+                                                          a clean number: a fifth of the validation trials is unseen
+  python run_hyperopt.py lorenz --set INIT=other/1a2b3c4d.best --study warm
+                                                          every trial starts from another study's checkpoint
+  python run_hyperopt.py --again lorenz/1a2b3c4d          one setting again, five times by other seeds
 
 A study lives in RAY_TUNE_HOME/<study> (default ~/nlb_2021/ray_results/<family>; the NDT's is the original
-program's neural-data-transformer). The same
-command resumes it after Ctrl-C, a crash or a power cut. Exit codes: 0 done, 1 the search failed, 2 bad input,
-130 interrupted.
+program's neural-data-transformer). The same command resumes it after Ctrl-C, a crash or a power cut.
+Exit codes: 0 done, 1 the search failed, 2 bad input, 130 interrupted.
 """
 
 
@@ -35,6 +39,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("dataset", nargs="?", help="a search space by name (see search_spaces/), or a YAML file")
     add("--data", metavar="FILE", help="your own data, in the format of --family")
     add("--family", help="model family of --data (default: ndt)")
+    add("--again", metavar="STUDY/TRIAL", help="train the setting of that trial again, --samples times (default 5) by "
+        "other seeds, in a study of its own")  # fmt: skip
     add("--space", metavar="FILE", help="hyperparameter ranges from a published JSON space, in place of the YAML's")
     add("--config", metavar="FILE", help="fixed settings from a published nested YAML template")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="fix one setting; repeatable")
@@ -68,7 +74,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--quiet", action="store_true", help="errors only")
     add("--json", action="store_true", help="one JSON object a line, for programs")
     add("--verbose", action="store_true", help="Ray's own messages too")
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    given.command = list(sys.argv[1:] if argv is None else argv)  # kept in study.json
+    return given
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,20 +87,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ensembles import members
-    from ensembles.select import RULES
-    from ground.errors import BadInput, CommandFailed
-    from tuner import setup
-    from tuner.progress import Progress
+    with _first_words(arguments):  # torch alone takes its time to import
+        from ensembles import members
+        from ensembles.select import RULES
+        from ground.errors import BadInput, CommandFailed
+        from tuner import setup
+        from tuner.progress import Progress
 
-    if arguments.rule not in RULES:
-        raise BadInput(f"--rule {arguments.rule}: unknown; there are {', '.join(RULES)}")
-    place = members.place(arguments.device or _device(arguments.gpus_per_trial), arguments.batch)
-    request = setup.resolve(arguments)  # all that can be wrong with a command is found here, nothing is written
-    study, resumed = setup.open_or_begin(request, arguments.overwrite)
-    from ensembles import build, report, terminal
+        if arguments.rule not in RULES:
+            raise BadInput(f"--rule {arguments.rule}: unknown; there are {', '.join(RULES)}")
+        place = members.place(arguments.device or _device(arguments.gpus_per_trial), arguments.batch)
+        request = setup.resolve(arguments)  # all that can be wrong with a command is found here, nothing is written
+        study, resumed = setup.open_or_begin(request, arguments.overwrite)
     from studies.ledger import ended_trials
-    from tuner.search import search
 
     def progress(total: int, done: int) -> Progress:
         mode = "quiet" if arguments.quiet else "json" if arguments.json else "plain"
@@ -113,6 +120,10 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             say(f"study {study.name}: {request.options.samples} trials ({study.path})")
         if len(ended) < request.options.samples:
+            if request.options.address is None:
+                say("starting Ray ...")
+            from tuner.search import search  # takes a second or two: the lines above come first
+
             ending = search(study, request.options, progress)
             if ending == "disk full":
                 raise CommandFailed("the disk is full; free some space and run the same command again")
@@ -128,6 +139,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise CommandFailed(f"not one trial succeeded{detail}; see {study.path / 'models.csv'}")
         if arguments.no_ensemble:
             return 0
+        from ensembles import build, report, terminal
+
         try:
             artifact = build.ensure(study, arguments.rule, place=place, say=say)
         except BadInput as error:  # the input was good when the search began
@@ -138,7 +151,22 @@ def run(arguments: argparse.Namespace) -> int:
         elif not arguments.quiet:
             terminal.leaderboard(study, artifact)
             print(f"report: {path}")
+            terminal.next_commands(artifact, study)
     return 0
+
+
+@contextmanager
+def _first_words(arguments: argparse.Namespace) -> Iterator[None]:
+    """Say at once to who watches what is being done; gone again when the first line proper comes."""
+    if not sys.stdout.isatty() or arguments.quiet or arguments.json:
+        yield
+        return
+    joined = f", joining Ray at {arguments.address}" if arguments.address else ""
+    print(f"reading {(arguments.dataset or arguments.data or '')[:60]}{joined} ...", end="\r", flush=True)
+    try:
+        yield
+    finally:
+        print("\x1b[K", end="", flush=True)
 
 
 def _device(gpus_per_trial: float) -> str:

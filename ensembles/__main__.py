@@ -13,6 +13,7 @@ from ground.exits import run_command
 from ground.files import refuse_over
 from ground.listing import listed
 from ground.paths import expanded
+from ground.typed import command
 
 EXAMPLES = """
 examples:
@@ -80,19 +81,23 @@ def _build(arguments: argparse.Namespace) -> int:
         artifact = build.build(study, arguments.rule, arguments.size, place, say=print)
         terminal.leaderboard(study, artifact)
         print(f"report: {report.write(study)}")
+        terminal.next_commands(artifact, study)
     return 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
     from ensembles import artifact, terminal
     from studies import places
+    from studies.study import open_study
 
     found = artifact.read(places.find(arguments.study))
     found.verify()
+    home = found.path.parent
     if arguments.json:
         print(json.dumps(found.meta, indent=1))
     else:
         terminal.show(found)
+        terminal.next_commands(found, open_study(home) if (home / "study.json").is_file() else None)
     return 0
 
 
@@ -118,7 +123,8 @@ def _import(arguments: argparse.Namespace) -> int:
     given = arguments
     studies = import_archive(given.archive, None, given.family, given.suffix, given.overwrite, say=print)
     for study in studies:
-        print(f"{study.path}: build its ensemble with: python -m ensembles build {study.name} --rule topn")
+        build = command("-m", "ensembles", "build", study.name, "--rule", "topn")
+        print(f"{study.path}: build its ensemble with: {build}")
     return 0
 
 

@@ -28,6 +28,7 @@ from ground.hdf5 import reading_hdf5
 from ground.limits import shown
 from ground.names import is_plain
 from ground.schemas import Name, Natural, Number, Schema, Table, checked
+from ground.typed import command
 from models.base import Family, Place, Prediction, Predictor
 from models.registry import get
 
@@ -263,7 +264,7 @@ def read(path: Path) -> Artifact:
                 if not _inside(place / name, place):
                     raise BadInput(f"{file}: member file {name} lies outside the ensemble")
             return Artifact(place, meta)
-    raise BadInput(f"no ensemble at {path}; build one with: python -m ensembles build {path.name}")
+    raise BadInput(f"no ensemble at {path}; build one with: {command('-m', 'ensembles', 'build', path.name)}")
 
 
 def _inside(file: Path, folder: Path) -> bool:

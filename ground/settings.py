@@ -18,8 +18,12 @@ _LONGEST = 1000
 _LARGEST = 2**31 - 1  # of a whole number that has no bound of its own
 
 
-def resolve(family: str, table: Table, settings: Mapping[str, Any]) -> dict[str, Any]:
+def resolve(family: str, table: Table, settings: Mapping[str, Any], word: str = "setting") -> dict[str, Any]:
     """The complete settings: defaults overlaid by `settings`, checked.
+
+    Args:
+        family: whose they are, for messages.
+        word: what one of them is called there.
 
     Raises:
         BadInput: an unknown name or choice (with the nearest known one) or a value of the wrong kind or range.
@@ -27,7 +31,7 @@ def resolve(family: str, table: Table, settings: Mapping[str, Any]) -> dict[str,
     config = {name: default for name, (default, _, _) in table.items()}
     for name, value in settings.items():
         if name not in table:
-            raise BadInput(f"unknown {family} setting {shown(name).strip(chr(39))}{_near(str(name)[:80], table)}")
+            raise BadInput(f"unknown {family} {word} {shown(name).strip(chr(39))}{_near(str(name)[:80], table)}")
         config[name] = _checked(name, value, *table[name])
     return config
 

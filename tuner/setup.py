@@ -21,8 +21,8 @@ from models.base import Family, Place
 from models.registry import get
 from search_spaces import SearchSpace
 from studies import data as studies_data
-from studies import places, transfer
-from studies.study import Study, begin, remove
+from studies import ledger, places, transfer
+from studies.study import Study, begin, open_study, remove
 from tuner import searchers
 from tuner.options import Options
 from tuner.resources import plan
@@ -32,6 +32,8 @@ _MOST = 1_000_000
 _TRIED = 20  # points, where one after another cannot be trained
 DEFAULT_FAMILY = "ndt"
 """What --data is taken for where no --family is named."""
+_AGAIN = 5
+"""Trials of one setting (--again): enough to see what the seed alone does."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Request:
     init: dict[str, str] | None
     ranks: int
     options: Options
+    command: tuple[str, ...] | None = None
 
 
 def resolve(arguments: argparse.Namespace) -> Request:
@@ -55,7 +58,7 @@ def resolve(arguments: argparse.Namespace) -> Request:
     Raises:
         BadInput: the first thing wrong with it.
     """
-    space = _space(arguments)
+    space = _space(arguments) if arguments.again is None else _again(arguments)
     family = get(space.family).of(space.data)
     fixed = dict(space.fixed)
     start = fixed.pop(transfer.SETTING, None)
@@ -122,7 +125,10 @@ def resolve(arguments: argparse.Namespace) -> Request:
 
         cluster.join(family, options, path)
         cluster.room(options, arguments.ranks)
-    return Request(space, path, fingerprint, arguments.seed, objective, holdout, init, arguments.ranks, options)
+    command = tuple(arguments.command) if "command" in arguments else None
+    return Request(
+        space, path, fingerprint, arguments.seed, objective, holdout, init, arguments.ranks, options, command
+    )
 
 
 def open_or_begin(request: Request, overwrite: bool) -> tuple[Study, bool]:
@@ -142,6 +148,7 @@ def open_or_begin(request: Request, overwrite: bool) -> tuple[Study, bool]:
         request.holdout,
         request.init,
         request.ranks,
+        request.command,
     )
 
 
@@ -171,6 +178,31 @@ def _space(arguments: argparse.Namespace) -> SearchSpace:
     if not domains:
         raise BadInput("everything is fixed: nothing is left to search")
     return replace(space, fixed=fixed, space=domains)
+
+
+def _again(arguments: argparse.Namespace) -> SearchSpace:
+    """One point of an earlier study, with nothing left to search: its trials differ by their seeds alone."""
+    for option in ("dataset", "data", "space", "config", "warm_start"):
+        if getattr(arguments, option) is not None:
+            words = option if option == "dataset" else f"--{option.replace('_', '-')}"
+            raise BadInput(f"--again takes data and settings from a trial: {words} does not go with it")
+    name, slash, trial = arguments.again.rpartition("/")
+    if not slash or not name:
+        raise BadInput(f"--again {arguments.again}: expected <study>/<trial>")
+    study = open_study(places.find(name))
+    if arguments.family not in (None, study.config["family"]):
+        raise BadInput(f"--again {arguments.again}: a study of family {study.config['family']}, not {arguments.family}")
+    known = {str(config["trial_id"]): config for config in ledger.trial_configs(study)}
+    if trial not in known:
+        near = difflib.get_close_matches(trial, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"python -m studies show {study.name} names its best"
+        raise BadInput(f"--again {arguments.again}: study {study.name} has no such trial; {hint}")
+    fixed = {**study.config["fixed"], **known[trial]["settings"]}
+    if start := study.config.get("init"):
+        fixed[transfer.SETTING] = start["from"]
+    fixed.update(assignments(arguments.set))
+    budget = {"samples": _AGAIN, "keep": max(_AGAIN, arguments.samples or 0), "workers": None}
+    return SearchSpace(f"{study.name}-{trial}", study.config["family"], study.config["data"], fixed, {}, budget)
 
 
 def _name(data: str) -> str:

@@ -14,6 +14,7 @@ from ground.documents import read_yaml
 from ground.errors import BadInput
 from ground.files import read_json, write_text
 from ground.schemas import Schema, Table, checked
+from ground.typed import command
 from models.cellspike import hpar
 from models.cellspike.config import resolve
 from models.cellspike.network import build, parameters, shapes
@@ -61,7 +62,7 @@ def design_main(given: argparse.Namespace) -> int:
         print(f"data key {key}: {value}")
     if given.output:
         _write(given.output, _space(given.design.name, given_settings, data, settings["LR"]))
-        print(f"{given.output}: run_hyperopt.py {given.output} --data PACKS")
+        print(f"{given.output}: {command('run_hyperopt.py', given.output, '--data', 'PACKS')}")
     return 0
 
 

@@ -112,7 +112,7 @@ class NDTFamily(Family):
 
     def describe(self, data: SpikeData) -> dict[str, str]:
         return {
-            "trials": f"{data.train.trials} training, {data.eval.trials} validation",
+            "recorded trials": f"{data.train.trials} training, {data.eval.trials} validation",
             "bins": f"{data.bins} observed, {data.forward_bins} forward",
             "units": f"{data.heldin_units} held-in, {data.heldout_units} held-out",
         }

@@ -14,6 +14,7 @@ from ground import hdf5
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
 from ground.tables import read_table
+from ground.typed import command
 from models.base import Family, Place, Prediction
 from models.ndt import original
 from models.ndt.data import SpikeData
@@ -153,7 +154,7 @@ def validate(
         raise BadInput(f"{dataset!r} is not a dataset of the archive; there are {', '.join(SIZES)}")
     folder = root / dataset
     if not folder.is_dir():
-        raise BadInput(f"{folder}: no checkpoints there; get them with: python -m download checkpoints")
+        raise BadInput(f"{folder}: no checkpoints there; get them with: {command('-m', 'download', 'checkpoints')}")
     for name in ARRAYS:  # a wrong file is told before minutes of inference
         read_array(submission, dataset, name)
     frame = read_table(folder / "models.csv", ("trial_id", "val_ckpt"), ("co-bps",))
