@@ -245,6 +245,9 @@ def _check_feasible(space: SearchSpace, family: Family, data: Any, seed: int) ->
             return
         except BadInput as error:
             reason = reason or f" ({error})"
+        except Exception as error:  # as each of its trials would end
+            line = (str(error).splitlines() or [""])[0][:160]
+            reason = reason or f" ({type(error).__name__}: {line})"
     raise BadInput(f"search space {space.name}: no model of it can be made for this data{reason}")
 
 
