@@ -11,21 +11,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 EXAMPLES = """
-examples:
-  run_hyperopt.py lorenz                                no data needed: generated spikes, a few minutes
-  run_hyperopt.py mc_maze_small --samples 120           a Neural Latents Benchmark dataset
-  run_hyperopt.py mc_maze_small --samples 200           the same study, larger: it goes on, nothing is lost
-  run_hyperopt.py --data my_spikes.h5 --family ndt      your own data in a family's format
-  run_hyperopt.py mc_maze --gpus-per-trial 0.5          two trials on each GPU
-  run_hyperopt.py lorenz --set TRAIN.NUM_UPDATES=200 --study lorenz-long
+examples, once the environment is active (. .venv/bin/activate):
+  python run_hyperopt.py lorenz                           no data needed: generated spikes, a few minutes
+  python run_hyperopt.py mc_maze_small --samples 120      a Neural Latents Benchmark dataset
+  python run_hyperopt.py mc_maze_small --samples 200      the same study, larger: it goes on, nothing is lost
+  python run_hyperopt.py --data my_spikes.h5              your own data in a family's format
+  python run_hyperopt.py mc_maze --gpus-per-trial 0.5     two trials on each GPU
+  python run_hyperopt.py lorenz --set TRAIN.NUM_UPDATES=200 --study lorenz-long
 
-  run_hyperopt.py lorenz --holdout 0.2                  a clean number: a fifth of the validation trials is unseen
-  run_hyperopt.py lorenz --set INIT=other/1a2b3c4d.best every trial starts from another study's checkpoint
+  python run_hyperopt.py lorenz --holdout 0.2 --study held
+                                                          a clean number: a fifth of the validation trials is unseen
+  python run_hyperopt.py lorenz --set INIT=other/1a2b3c4d.best --study warm
+                                                          every trial starts from another study's checkpoint
+  python run_hyperopt.py --again lorenz/1a2b3c4d          one setting again, five times by other seeds
 
 A study lives in RAY_TUNE_HOME/<study> (default ~/nlb_2021/ray_results/<family>; the NDT's is the original
-program's neural-data-transformer). The same
-command resumes it after Ctrl-C, a crash or a power cut. Exit codes: 0 done, 1 the search failed, 2 bad input,
-130 interrupted.
+program's neural-data-transformer). The same command resumes it after Ctrl-C, a crash or a power cut.
+Exit codes: 0 done, 1 the search failed, 2 bad input, 130 interrupted.
 """
 
 
@@ -37,6 +39,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("dataset", nargs="?", help="a search space by name (see search_spaces/), or a YAML file")
     add("--data", metavar="FILE", help="your own data, in the format of --family")
     add("--family", help="model family of --data (default: ndt)")
+    add("--again", metavar="STUDY/TRIAL", help="train the setting of that trial again, --samples times (default 5) by "
+        "other seeds, in a study of its own")  # fmt: skip
     add("--space", metavar="FILE", help="hyperparameter ranges from a published JSON space, in place of the YAML's")
     add("--config", metavar="FILE", help="fixed settings from a published nested YAML template")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="fix one setting; repeatable")
@@ -70,7 +74,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--quiet", action="store_true", help="errors only")
     add("--json", action="store_true", help="one JSON object a line, for programs")
     add("--verbose", action="store_true", help="Ray's own messages too")
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    given.command = list(sys.argv[1:] if argv is None else argv)  # kept in study.json
+    return given
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -145,6 +151,7 @@ def run(arguments: argparse.Namespace) -> int:
         elif not arguments.quiet:
             terminal.leaderboard(study, artifact)
             print(f"report: {path}")
+            terminal.next_commands(artifact, study)
     return 0
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 EXAMPLES = """
 examples:
-  validate_test_submission.py mc_maze_small submission.h5
-  validate_test_submission.py mc_maze submission.h5 --n 8 --root ~/nlb_2021/submission-validation
+  python validate_test_submission.py mc_maze_small submission.h5
+  python validate_test_submission.py mc_maze submission.h5 --n 8 --root ~/nlb_2021/submission-validation
 
 Needs the checkpoints (python -m download checkpoints) and the dataset's test-phase file (prepared from the raw
 NWB when missing). Exit codes: 0 every number agrees (rtol 1e-5), 1 some differ, 2 bad input.

@@ -13,6 +13,8 @@ examples:
   python -m download data --family ndt         all seven datasets of the NLB
   python -m download checkpoints               Zenodo record 5875246 into SUBMISSION_VALIDATION_ROOT
   python -m download checkpoints --from-file ae-nlb-2021-model-checkpoints.zip
+  python -m download checkpoints --checksum md5:DIGITS
+                                               only if the archive is that one, whatever the server says
 
 All can be stopped and run again: what is complete is skipped, what is partial goes on.
 """
@@ -35,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     points.add_argument("--url", help="API address of the record on a mirror (default: Zenodo's)")
     for command in (data, points):
         command.add_argument("--from-file", type=Path, metavar="ZIP", help="a copy of the archive, no download")
+        command.add_argument("--checksum", metavar="KIND:HEX", help="md5:... or sha256:... that the archive must have")
         command.add_argument("--root", type=Path, help="where to (default: see list)")
         command.add_argument("--keep-archive", action="store_true", help="keep a zip after unpacking")
         command.add_argument("--quiet", action="store_true", help="no progress")
@@ -48,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from download.http import read_checksum
     from download.sources import available, chosen, folder_of
     from ground.errors import BadInput
 
@@ -68,6 +72,9 @@ def _run(arguments: argparse.Namespace) -> int:
         raise BadInput("--from-file: is a copy of one archive; name which")
     if arguments.url and archives and (dandisets or len(archives) > 1):
         raise BadInput("--url: is the address of one archive, or of one DANDI; name what to download from it")
+    if arguments.checksum and (dandisets or len(archives) != 1):
+        raise BadInput("--checksum: is of one archive; name which")
+    checksum = None if arguments.checksum is None else read_checksum(arguments.checksum)
     if dandisets:
         from download.dandi import recordings
 
@@ -75,7 +82,10 @@ def _run(arguments: argparse.Namespace) -> int:
     for source, root in archives.items():
         from download.zenodo import archive
 
-        archive(source, root, arguments.url, arguments.from_file, arguments.keep_archive, arguments.quiet, say)
+        given = arguments
+        archive(
+            source, root, given.url, given.from_file, given.keep_archive, given.quiet, say, checksum=checksum
+        )  # fmt: skip
     return 0
 
 

@@ -19,6 +19,8 @@ from ground.errors import BadInput, CommandFailed
 
 TIMEOUT = (15, 60)  # to connect; between two bytes
 ATTEMPTS = 8
+CHECKSUMS = {"md5": 32, "sha256": 64}
+"""What a user may name a checksum by, and its hexadecimal digits."""
 _CHUNK = 1 << 16  # a cut loses at most this much
 
 
@@ -67,14 +69,16 @@ def fetch(
     checksum: str,
     progress: Callable[[int], None] = lambda done: None,
     pause: float = 1.0,
+    asked: str | None = None,
 ) -> Path:
     """Download `url` to `to`, going on from `to`.part if an earlier try left one.
 
     Args:
         size: bytes that it must have.
-        checksum: "md5:..." or "sha256:..." that it must have.
+        checksum: "md5:..." or "sha256:..." that it must have, as the server says.
         progress: told the bytes that are there.
         pause: seconds before the first retry; they double.
+        asked: a checksum that it must have by the user's word, whatever the server says.
 
     Raises:
         DownloadFailed: the server refuses, keeps cutting, or hands over something else.
@@ -83,6 +87,8 @@ def fetch(
     if algorithm not in hashlib.algorithms_available or not wanted:
         raise DownloadFailed(f"{url}: unknown checksum {checksum!r}")
     if to.is_file() and to.stat().st_size == size and _digest(to, algorithm) == wanted:
+        if asked is not None:
+            require(to, asked)
         progress(size)
         return to
     part = to.with_name(to.name + ".part")
@@ -90,6 +96,12 @@ def fetch(
     for again in (True, False):
         _complete(url, part, size, progress, pause)
         if _digest(part, algorithm) == wanted:
+            if asked is not None:
+                try:
+                    require(part, asked, url)
+                except DownloadFailed:
+                    part.unlink()
+                    raise
             os.replace(part, to)
             return to
         part.unlink()
@@ -154,6 +166,33 @@ def _reason(error: requests.RequestException) -> str:
     if isinstance(error, requests.ConnectionError):
         return "connection refused or broken"
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def read_checksum(text: str) -> str:
+    """A checksum that a user names, in the one form that is compared.
+
+    Raises:
+        BadInput: it is none.
+    """
+    algorithm, _, digits = text.strip().lower().partition(":")
+    if len(digits) != CHECKSUMS.get(algorithm) or set(digits) - set("0123456789abcdef"):
+        raise BadInput(f"--checksum {text[:80]}: expected md5: and 32 hexadecimal digits, or sha256: and 64")
+    return f"{algorithm}:{digits}"
+
+
+def require(path: Path, checksum: str, name: str | None = None) -> None:
+    """Whether a file has the checksum that the user named.
+
+    Args:
+        name: what the file is called in words (default: its path).
+
+    Raises:
+        DownloadFailed: it has not.
+    """
+    algorithm, _, wanted = checksum.partition(":")
+    found = _digest(path, algorithm)
+    if found != wanted:
+        raise DownloadFailed(f"{name or path}: is {algorithm}:{found}, not {checksum} as --checksum says; not used")
 
 
 def _digest(path: Path, algorithm: str) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-from download.http import DownloadFailed, fetch, get_json, need_space, shown_progress
+from download.http import DownloadFailed, fetch, get_json, need_space, require, shown_progress
 from download.unpack import unpack
 from ground.errors import BadInput
 from ground.files import write_json
+from ground.paths import made_if_all_is_well
 from models.base import Source
 
 _DONE = ".{}.complete.json"  # beside what came out of an archive: of each its own
@@ -24,6 +26,7 @@ def archive(
     quiet: bool = False,
     say: Callable[[str], None] = print,
     pause: float = 1.0,
+    checksum: str | None = None,
 ) -> Path:
     """Bring the content of a record's archive to a folder; what is complete is not fetched again.
 
@@ -32,18 +35,23 @@ def archive(
         root: where its content goes.
         url: the record's API address on a mirror that answers alike.
         from_file: a copy of the archive, in place of a download.
+        checksum: what the archive must be by the user's word (`http.read_checksum`), whatever the server says.
 
     Raises:
         BadInput: not enough disk, a refused or damaged archive.
-        DownloadFailed: the server does not hand it over.
+        DownloadFailed: the server does not hand it over, or it is not what `checksum` says.
     """
     if from_file is not None:
         if not from_file.is_file():
             raise BadInput(f"{from_file}: no such file")
+        if checksum is not None:
+            require(from_file, checksum)
         return _unpack(from_file, root, source.file, say, quiet, {"from": from_file.name})
     url = url or source.identifier
-    size, checksum, link = _entry(get_json(url, pause), url, source.file)
-    if _is_complete(root, source.file, checksum):
+    size, announced, link = _entry(get_json(url, pause), url, source.file)
+    if checksum is not None and _kind(checksum) == _kind(announced) and checksum != announced:
+        raise DownloadFailed(f"{url}: announces {announced}, not {checksum} as --checksum says; nothing was downloaded")
+    if _is_complete(root, source.file, announced, checksum):
         say(f"{root}: {source.name} is complete")
         return root
     packed = root / source.file
@@ -52,9 +60,17 @@ def archive(
     there = max(there, part.stat().st_size if part.exists() else 0)
     # trained weights hardly compress: unpacked they take about as much again
     need_space(root, max(0, size - there) + round(1.1 * size), say, "the archive and its content")
-    with shown_progress(source.file, size, quiet) as progress:
-        fetch(link, packed, size, checksum, progress, pause)
-    _unpack(packed, root, source.file, say, quiet, {"checksum": checksum})
+    new = not root.exists()
+    try:
+        with shown_progress(source.file, size, quiet) as progress:
+            fetch(link, packed, size, announced, progress, pause, checksum)
+    except DownloadFailed:
+        if new:
+            with contextlib.suppress(OSError):  # what came is kept; an empty folder is not
+                root.rmdir()
+        raise
+    proven = {"checksum": announced, **({} if checksum is None else {"asked": checksum})}
+    _unpack(packed, root, source.file, say, quiet, proven)
     if not keep_archive:
         packed.unlink()
     return root
@@ -78,12 +94,20 @@ def _entry(record: object, url: str, file: str) -> tuple[int, str, str]:
     raise DownloadFailed(f"{url}: the record names no usable {file}")
 
 
-def _is_complete(root: Path, file: str, checksum: str) -> bool:
+def _kind(checksum: str) -> str:
+    return checksum.partition(":")[0]
+
+
+def _is_complete(root: Path, file: str, checksum: str, asked: str | None) -> bool:
+    """Whether the archive of that checksum lies here unpacked, and was proven to be what the user asks for."""
     try:
         done = json.loads((root / _DONE.format(Path(file).stem)).read_text(encoding="utf-8"))
         files = done["files"]
-        return done.get("checksum") == checksum and all(
-            (root / name).is_file() and (root / name).stat().st_size == size for name, size in files.items()
+        proven = {done.get("checksum"), done.get("asked")}
+        return (
+            done.get("checksum") == checksum
+            and (asked is None or asked in proven)
+            and all((root / name).is_file() and (root / name).stat().st_size == size for name, size in files.items())
         )
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return False
@@ -92,8 +116,7 @@ def _is_complete(root: Path, file: str, checksum: str) -> bool:
 def _unpack(
     archive: Path, root: Path, file: str, say: Callable[[str], None], quiet: bool, source: dict[str, str]
 ) -> Path:
-    root.mkdir(parents=True, exist_ok=True)
-    with shown_progress("unpacking", archive.stat().st_size, quiet) as progress:
+    with made_if_all_is_well(root), shown_progress("unpacking", archive.stat().st_size, quiet) as progress:
         size = archive.stat().st_size
         files = unpack(archive, root, progress=lambda done, total: progress(round(size * done / max(total, 1))))
     sizes = {str(path.relative_to(root)): path.stat().st_size for path in files}

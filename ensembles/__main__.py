@@ -10,6 +10,10 @@ from pathlib import Path
 
 from ground.errors import BadInput
 from ground.exits import run_command
+from ground.files import refuse_over
+from ground.listing import listed
+from ground.paths import expanded
+from ground.typed import command
 
 EXAMPLES = """
 examples:
@@ -77,19 +81,23 @@ def _build(arguments: argparse.Namespace) -> int:
         artifact = build.build(study, arguments.rule, arguments.size, place, say=print)
         terminal.leaderboard(study, artifact)
         print(f"report: {report.write(study)}")
+        terminal.next_commands(artifact, study)
     return 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
     from ensembles import artifact, terminal
     from studies import places
+    from studies.study import open_study
 
     found = artifact.read(places.find(arguments.study))
     found.verify()
+    home = found.path.parent
     if arguments.json:
         print(json.dumps(found.meta, indent=1))
     else:
         terminal.show(found)
+        terminal.next_commands(found, open_study(home) if (home / "study.json").is_file() else None)
     return 0
 
 
@@ -100,6 +108,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     place = members.place(arguments.device, arguments.batch)
     found = artifact.read(places.find(arguments.study))
     found.verify()
+    refuse_over(arguments.output, [arguments.data, *listed(arguments.data), found.path])
     if arguments.output.exists() and not arguments.overwrite:
         raise BadInput(f"{arguments.output} exists; give --overwrite to replace it")
     data = found.family.open(arguments.data, "test")
@@ -114,7 +123,8 @@ def _import(arguments: argparse.Namespace) -> int:
     given = arguments
     studies = import_archive(given.archive, None, given.family, given.suffix, given.overwrite, say=print)
     for study in studies:
-        print(f"{study.path}: build its ensemble with: python -m ensembles build {study.name} --rule topn")
+        build = command("-m", "ensembles", "build", study.name, "--rule", "topn")
+        print(f"{study.path}: build its ensemble with: {build}")
     return 0
 
 
@@ -124,7 +134,7 @@ def _score(arguments: argparse.Namespace) -> int:
     from studies import places
 
     place = members.place(arguments.device, arguments.batch)
-    given = Path(arguments.study).expanduser()
+    given = expanded(arguments.study)
     path = given if given.is_file() else places.find(arguments.study)
     result = score(path, arguments.target, arguments.family, place)
     if arguments.json:

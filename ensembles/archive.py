@@ -14,6 +14,9 @@ import pandas as pd
 from download.unpack import unpack
 from ground.errors import BadInput
 from ground.files import sha256, write_json
+from ground.limits import shown
+from ground.names import is_plain, plain
+from ground.paths import made_if_all_is_well
 from ground.states import save_state
 from models.base import Family
 from models.registry import choose, having
@@ -22,6 +25,7 @@ from studies.places import studies_home
 from studies.results import FINISHED
 from studies.study import FORMAT, Study, remove, versions
 
+_MOST_DATASETS = 1000
 _NAMES = {"trial_id", "val_ckpt"}
 _HOOK = "import_checkpoint"
 
@@ -45,6 +49,10 @@ def import_archive(
     Raises:
         BadInput: no such archive, a damaged or refused checkpoint, a study that is there already.
     """
+    if not suffix:
+        raise BadInput("--suffix is empty: an imported study would take the name of an own one")
+    if not is_plain(f"x{suffix}"):
+        raise BadInput(f"--suffix {shown(suffix)} cannot end a study's name")
     if family_name is not None:
         choose(_HOOK, family_name)
     if not source.exists():
@@ -75,8 +83,10 @@ def _import(
         raise BadInput(f"{root}: holds no models.csv, so it is no archive of checkpoints")
     family = _family(tables[0]) if name is None else choose(_HOOK, name)
     home = home or studies_home(family)
+    if len(tables) > _MOST_DATASETS:
+        raise BadInput(f"{root}: holds {len(tables)} models.csv; {_MOST_DATASETS} are the most")
     for table in tables:
-        place = home / f"{table.parent.name}{suffix}"
+        place = home / plain(f"{table.parent.name}{suffix}", "a study")
         if place.exists() and not overwrite:
             raise BadInput(f"study {place.name} is there already; give --overwrite to replace it")
     return [_import_dataset(table.parent, home / f"{table.parent.name}{suffix}", family, say) for table in tables]
@@ -88,23 +98,28 @@ def _import_dataset(source: Path, place: Path, family: Family, say: Callable[[st
     metric = family.metric.name
     if metric not in frame or frame.empty:
         raise BadInput(f"{source / 'models.csv'}: ranks nothing by {metric}")
+    frame = ledger.read(source / "models.csv", metric)
+    twice = frame.duplicated(["trial_id", "val_ckpt"])
+    if twice.any():
+        row = frame[twice].iloc[0]
+        raise BadInput(f"{source / 'models.csv'}: lists {row['trial_id']}.{row['val_ckpt']} twice")
     say(f"{dataset}: importing {len(frame)} checkpoints")
     settings = [name for name in frame if name not in _NAMES and _is_setting(family, str(name), frame[name])]
     metrics = [name for name in frame.select_dtypes("number") if name not in settings]
-    place.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-    try:
-        study = Study(new, _config(dataset, place.name, family, frame, settings))
-        for number, (_, row) in enumerate(frame.iterrows()):
-            _import_checkpoint(study, source, row, number, settings, metrics)
-        write_json(new / "study.json", study.config)
-        new.chmod(0o755)
-        if place.exists():
-            remove(place)
-            shutil.rmtree(place)
-        new.rename(place)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    with made_if_all_is_well(place.parent):
+        new = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        try:
+            study = Study(new, _config(dataset, place.name, family, frame, settings))
+            for number, (_, row) in enumerate(frame.iterrows()):
+                _import_checkpoint(study, source, row, number, settings, metrics)
+            write_json(new / "study.json", study.config)
+            new.chmod(0o755)
+            if place.exists():
+                remove(place)
+                shutil.rmtree(place)
+            new.rename(place)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
     study = Study(place, study.config)
     ledger.write(study, keep=len(frame) + 1)
     return study
@@ -123,8 +138,9 @@ def _import_checkpoint(
     study: Study, source: Path, row: pd.Series[Any], number: int, settings: list[str], metrics: list[str]
 ) -> None:
     trial_id, snapshot = str(row["trial_id"]), str(row["val_ckpt"])
-    if not trial_id.isalnum() or snapshot not in study.family.snapshots:
-        raise BadInput(f"{source / 'models.csv'}: row {number} names no checkpoint ({trial_id}.{snapshot})")
+    if not is_plain(trial_id) or not trial_id.isalnum() or snapshot not in study.family.snapshots:
+        named = shown(f"{trial_id}.{snapshot}")
+        raise BadInput(f"{source / 'models.csv'}: row {number} names no checkpoint ({named})")
     files = sorted(source.glob(f"{trial_id}.{snapshot}.*"))
     if len(files) != 1:
         raise BadInput(f"{source}: has {len(files)} files {trial_id}.{snapshot}.*, where one checkpoint is wanted")
@@ -133,7 +149,7 @@ def _import_checkpoint(
     if not (trial / "config.json").exists():
         searched = {name: _plain(row[name]) for name in settings if not _missing(row[name])}
         write_json(trial / "config.json", {"trial_id": trial_id, "number": number, "seed": 0, "settings": searched})
-    values = {name: float(row[name]) for name in metrics if not _missing(row[name])}
+    values = {name: float(row[name]) for name in metrics if not _missing(row[name]) and math.isfinite(row[name])}
     path = trial / f"{snapshot}.safetensors"
     save_state(path, {"family": study.family.name, "settings": config, "metrics": values, "weights": weights})
     write_json(path.with_suffix(".json"), {"metrics": values, "sha256": sha256(path)})
@@ -177,4 +193,6 @@ def _missing(value: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, str) and len(value) > 1000:
+        raise BadInput(f"a setting of {len(value)} characters")
     return int(value) if isinstance(value, float) and value.is_integer() else value

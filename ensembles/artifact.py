@@ -9,25 +9,77 @@ ensemble/ensemble.json                       members, weights, scores, provenanc
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
 
 from ensembles.members import Candidate, restore
 from ensembles.predict import combine, reason
+from ground import hdf5
+from ground.documents import read_json, read_text
 from ground.errors import BadInput
 from ground.files import sha256, sync_folder, sync_tree, write_json, write_text
 from ground.hdf5 import reading_hdf5
+from ground.limits import shown
+from ground.names import is_plain
+from ground.schemas import Name, Natural, Number, Schema, Table, checked
+from ground.typed import command
 from models.base import Family, Place, Prediction, Predictor
 from models.registry import get
 
 FORMAT = 2
 VALIDATION, SUBMISSION, _SUMS = "validation.h5", "submission.h5", "checksums.sha256"
 _NEW, _OLD = ".ensemble-new-", ".ensemble-old"
+
+
+def _known_format(number: int) -> int:
+    if number > FORMAT:
+        raise ValueError(f"the ensemble is of format {number}, written by a later version; this one knows {FORMAT}")
+    return number
+
+
+class _Member(Schema):
+    trial_id: Name
+    val_ckpt: Name
+    weight: Annotated[Number, Field(gt=0)]
+    score: Number | None = None
+    file: str = Field(min_length=1, max_length=500)
+    settings: Table = {}
+
+
+class _Metric(Schema):
+    name: str
+    mode: Literal["max", "min"]
+
+
+class _Size(Schema):
+    members: Natural
+    effective: Number
+
+
+class _Content(Schema):
+    """ensemble.json."""
+
+    format: Annotated[int, Field(ge=1), AfterValidator(_known_format)] = FORMAT
+    study: str
+    family: Name
+    rule: str
+    metric: _Metric
+    data: Table
+    members: Annotated[list[_Member], Field(min_length=1, max_length=10_000)]
+    scores: Table
+    calibration: Table | None = None
+    size: _Size
+    curve: Table = {}
+    left_out: dict[str, str] = {}
+    files: list[Name] = []
+    inputs: str | None = None
+    seed: Natural | None = None
 
 
 @dataclass(frozen=True)
@@ -52,12 +104,9 @@ class Artifact:
     def verify(self) -> None:
         """Raises: BadInput: a file is missing, was changed since it was written, or has no checksum."""
         sums = self.path / _SUMS
-        try:
-            lines = sums.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            raise BadInput(f"{sums}: missing from the ensemble") from None
-        except UnicodeDecodeError:
-            raise BadInput(f"{sums}: damaged") from None
+        if not sums.exists():
+            raise BadInput(f"{sums}: missing from the ensemble")
+        lines = read_text(sums).splitlines()
         known = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         wanted = ["ensemble.json", *(str(m["file"]) for m in self.meta["members"]), *self.meta.get("files", [])]
         for name in wanted:
@@ -65,6 +114,8 @@ class Artifact:
                 raise BadInput(f"{self.path / name}: has no checksum in {_SUMS}")
         for name, digest in known.items():
             file = self.path / name
+            if not is_plain(Path(name).name) or not _inside(file, self.path):
+                raise BadInput(f"{sums}: names {shown(name)}, which is no file of the ensemble")
             if not file.is_file():
                 raise BadInput(f"{file}: missing from the ensemble")
             if sha256(file) != digest:
@@ -109,7 +160,7 @@ class Artifact:
             BadInput: it is missing or damaged.
         """
         with reading_hdf5(self.path / VALIDATION) as file:
-            return {name: file[name][()] for name in file}
+            return hdf5.arrays(file, self.path / VALIDATION)
 
 
 def write(
@@ -204,20 +255,20 @@ def read(path: Path) -> Artifact:
     for place in (path, path / "ensemble", path / _OLD):
         file = place / "ensemble.json"
         if file.is_file():
-            try:
-                meta = json.loads(file.read_text(encoding="utf-8"))
-                if not {"family", "members", "scores"} <= set(meta):
-                    raise ValueError
-                files = [str(member["file"]) for member in meta["members"]]
-            except (ValueError, TypeError, KeyError):
-                raise BadInput(f"{file}: damaged") from None
+            meta = read_json(file)
+            checked(_Content, meta, file)
+            files = [str(member["file"]) for member in meta["members"]]
             if place.name == _OLD:  # a swap that was cut short between its two renames
                 place = place.rename(path / "ensemble")
             for name in files:
-                if not (place / name).resolve().is_relative_to(place.resolve()):
+                if not _inside(place / name, place):
                     raise BadInput(f"{file}: member file {name} lies outside the ensemble")
             return Artifact(place, meta)
-    raise BadInput(f"no ensemble at {path}; build one with: python -m ensembles build {path.name}")
+    raise BadInput(f"no ensemble at {path}; build one with: {command('-m', 'ensembles', 'build', path.name)}")
+
+
+def _inside(file: Path, folder: Path) -> bool:
+    return file.resolve().is_relative_to(folder.resolve())
 
 
 def exists(study_path: Path) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,13 @@ from studies import ledger
 from studies.study import Study
 
 Section = tuple[str, go.Figure]
+"""A caption and its figure. `layout.meta` may say `least_width` (pixels; narrower windows scroll) and `notes` (what
+stands below it, name -> words)."""
 _FORESTS = 300
+_AXIS_WIDTH, _SIDES = 76, 40  # pixels: between two parallel axes, beside the outer ones
+_LONGEST = 24  # characters of a setting beside a bar
+_LINE, _LINES = 9, 3  # of an axis's label: characters that fit between two axes, lines at most
+_PLAIN: dict[str, Any] = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 80, "b": 50}}
 
 
 def search_figures(study: Study, frame: pd.DataFrame) -> list[Section]:
@@ -35,13 +44,26 @@ def search_figures(study: Study, frame: pd.DataFrame) -> list[Section]:
     return sections
 
 
+def shown(text: Any) -> str:
+    """Text as a figure shows it literally: in its labels, a few HTML tags would be obeyed."""
+    return html.escape(str(text), quote=False)
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Settings without their first part (MODEL., TRAIN.), where what is left says which one it is."""
+    short = {name: name.partition(".")[2] or name for name in names}
+    every = [*short.values()]
+    return {name: rest if every.count(rest) == 1 else name for name, rest in short.items()}
+
+
 def history(trials: pd.DataFrame, metric: str, mode: str) -> Section:
     best = trials[metric].cummax() if mode == "max" else trials[metric].cummin()
     figure = go.Figure([
-        go.Scatter(x=trials["number"], y=trials[metric], mode="markers", name="trial", text=trials["trial_id"]),
+        go.Scatter(x=trials["number"], y=trials[metric], mode="markers", name="trial",
+                   text=[shown(name) for name in trials["trial_id"]]),
         go.Scatter(x=trials["number"], y=best, mode="lines", line_shape="hv", name="best so far"),
     ])  # fmt: skip
-    figure.update_layout(xaxis_title="trial, in the order proposed", yaxis_title=metric)
+    figure.update_layout(_PLAIN, xaxis_title="trial, in the order proposed", yaxis_title=shown(metric))
     return "Optimization history", figure
 
 
@@ -86,51 +108,92 @@ def importance(trials: pd.DataFrame, space: dict[str, Domain], metric: str) -> S
         return None
     forest = RandomForestRegressor(_FORESTS, random_state=0, min_samples_leaf=2).fit(features, trials[metric])
     found = permutation_importance(forest, features, trials[metric], n_repeats=20, random_state=0)
-    order = np.argsort(found.importances_mean)
+    order, short = np.argsort(found.importances_mean), short_names([*features])
+    names = [features.columns[i] for i in order]
     figure = go.Figure(
         go.Bar(
             x=found.importances_mean[order],
-            y=features.columns[order],
+            y=[*range(len(names))],  # shortened, two names may be one
+            hovertext=[shown(name) for name in names],
             orientation="h",
             error_x={"type": "data", "array": found.importances_std[order]},
         )
     )
-    figure.update_layout(xaxis_title="loss of explained variance when the parameter is shuffled")
+    figure.update_layout(_PLAIN, xaxis_title="loss of R² when shuffled")
+    ticks = [shown(_cut(short[name], _LONGEST)) for name in names]
+    figure.update_yaxes(automargin=True, tickfont_size=11, tickvals=[*range(len(names))], ticktext=ticks)
     return f"Parameter importance (random forest over {len(trials)} trials)", figure
 
 
+def axis_label(name: str) -> str:
+    """A name in lines so short that labels of neighbouring axes do not meet: broken after its separators, cut where
+    that does not help."""
+    lines = [""]
+    for piece in re.findall(r"[^._\-\s/]*[._\-\s/]?", name):
+        if len(lines[-1] + piece.rstrip()) > _LINE and lines[-1]:
+            lines.append("")
+        lines[-1] += piece
+    lines = [line.strip() for line in lines if line.strip()] or [name[:_LINE]]
+    if len(lines) > _LINES:
+        lines = [*lines[: _LINES - 1], "".join(lines[_LINES - 1 :])]
+    return "<br>" + "<br>".join(shown(_cut(line)) for line in lines)  # below the end of the axis's range
+
+
+def _cut(text: str, length: int = _LINE) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def coordinates(trials: pd.DataFrame, space: dict[str, Domain], metric: str) -> Section:
+    """One axis a setting, the metric last; full names, scales and options are in the notes."""
     features = encoded(trials, space)
-    axes = []
+    short = short_names([*features])
+    axes: list[dict[str, Any]] = []
+    notes: dict[str, str] = {}
     for name in features:
-        domain = space[name]
-        label = name.removeprefix("MODEL.").removeprefix("TRAIN.")
-        values = features[name]
-        label = f"log10 {label}" if domain.log else label
-        if values.isna().any():
-            label, values = f"{label} (bottom: none)", _at_the_bottom(values)
-        axis = {"label": label, "values": values}
+        domain, values = space[name], features[name]
+        told = ["logarithm to base 10"] if domain.log else []
+        label = f"log10 {short[name]}" if domain.log else short[name]
+        axis: dict[str, Any] = {}
         if domain.kind == "choice":
-            axis |= {"tickvals": list(range(len(domain.options))), "ticktext": [str(o) for o in domain.options]}
-        axes.append(axis)
-    axes.append({"label": metric, "values": trials[metric]})
-    line = {"color": trials[metric], "colorscale": "Viridis", "showscale": True}
-    figure = go.Figure(go.Parcoords(dimensions=axes, line=line, labelangle=-20, labelside="bottom"))
-    figure.update_layout(margin={"b": 110})
+            options = [str(option) for option in domain.options]
+            axis |= {"tickvals": [*range(len(options))], "ticktext": [shown(_cut(option)) for option in options]}
+            told.append("upwards: " + ", ".join(options))
+        if values.isna().any():
+            told.append("below all others (*): trials without it")
+            label, values = f"{label} *", _at_the_bottom(values)
+        notes[name] = "; ".join(told)
+        axes.append({**axis, "label": axis_label(label), "values": values})
+    axes.append({"label": axis_label(metric), "values": trials[metric]})
+    notes[metric] = "the validation metric, which also colours the lines"
+    line = {"color": trials[metric], "colorscale": "Viridis"}
+    fonts = {"labelfont_size": 11, "tickfont_size": 10, "rangefont_size": 10}
+    figure = go.Figure(go.Parcoords(dimensions=axes, line=line, labelside="bottom", **fonts))
+    width = _AXIS_WIDTH * (len(axes) - 1) + 2 * _SIDES
+    margin = {"l": _SIDES, "r": _SIDES, "t": 60, "b": 90}
+    figure.update_layout(margin=margin, meta={"least_width": width, "notes": notes})
     return "Parallel coordinates (drag along an axis to filter)", figure
 
 
 def learning_curves(study: Study, trials: pd.DataFrame) -> Section:
-    metric = study.family.metric.name
+    """Of every trial; the best one on top and in colour."""
+    metric, mode = study.family.metric.name, study.family.metric.mode
     figure = go.Figure()
-    for trial_id in trials["trial_id"]:
+    order = trials.sort_values(metric, ascending=mode == "max", kind="stable")["trial_id"]
+    for trial_id in order:
         try:
             rows = pd.read_csv(study.trials / trial_id / "metrics.csv")
         except (FileNotFoundError, pd.errors.EmptyDataError):
             continue
         if metric in rows and "step" in rows:
-            figure.add_scatter(x=rows["step"], y=rows[metric], mode="lines", name=trial_id, opacity=0.7)
-    figure.update_layout(xaxis_title="step", yaxis_title=f"validation {metric}")
+            best = trial_id == order.iloc[-1]
+            line = {"color": "#d62728", "width": 2.5} if best else {"color": "#7a8ca3", "width": 1.2}
+            figure.add_scatter(
+                x=rows["step"], y=rows[metric], mode="lines", line=line, opacity=1.0 if best else 0.6,
+                name=shown(f"{trial_id}, the best" if best else trial_id), showlegend=best,
+            )  # fmt: skip
+    figure.update_layout(
+        _PLAIN, xaxis_title="step", yaxis_title=shown(f"validation {metric}"), showlegend=True, hoverlabel_namelength=-1
+    )
     return "Learning curves", figure
 
 
@@ -152,5 +215,6 @@ def size_curve(found: Artifact) -> Section:
     score = found.meta["scores"]["out_of_fold"]["score"]
     if score is not None:
         figure.add_hline(y=score, line_dash="dash", annotation_text=f"the ensemble, out of fold: {score:.4f}")
-    figure.update_layout(xaxis_title="checkpoints averaged, best first", yaxis_title=found.meta["metric"]["name"])
+    name = shown(found.meta["metric"]["name"])
+    figure.update_layout(_PLAIN, xaxis_title="checkpoints averaged, best first", yaxis_title=name)
     return "Ensemble size", figure

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ground.errors import BadInput
-from ground.files import read_json, sha256
+from ground.files import sha256
 from ground.machine import available_cpus
 from ground.states import load_state
 from models.base import Family, Place, Predictor
 from studies import ledger
+from studies.results import read_card
 from studies.study import Study
 
 
@@ -52,10 +53,10 @@ def candidates(study: Study, limit: int | None = None) -> list[Candidate]:
     found = []
     for _, row in frame.head(len(frame) if limit is None else limit).iterrows():
         path = study.path / str(row["path"])
-        card = read_json(path.with_suffix(".json")) or {}
+        card = read_card(path.with_suffix(".json")) or {}
         score = float(row[study.family.metric.name])
         found.append(
-            Candidate(str(row["trial_id"]), str(row["val_ckpt"]), score, path, str(card.get("sha256", "unknown")))
+            Candidate(str(row["trial_id"]), str(row["val_ckpt"]), score, path, str(card.get("sha256") or "unknown"))
         )
     if not found:
         raise BadInput(f"study {study.name} has no checkpoint to build an ensemble from")
@@ -93,7 +94,7 @@ def restore(family: Family, path: Path, where: Place) -> Predictor:
         return family.restore(state["settings"], state["weights"], where)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such checkpoint") from None
-    except (ValueError, KeyError, RuntimeError, TypeError) as error:
-        if isinstance(error, BadInput):
-            raise
+    except BadInput as error:
+        raise error if str(path) in str(error) else BadInput(f"{path}: {error}") from None
+    except Exception as error:  # whatever a damaged checkpoint makes a family raise, it is one bad file
         raise BadInput(f"{path}: not a usable checkpoint ({(str(error).splitlines() or [''])[0][:120]})") from None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ import pandas as pd
 from ensembles import artifact as artifacts
 from ensembles import figures
 from ensembles.artifact import Artifact
-from ensembles.terminal import CAVEAT, HOLDOUT, score_rows, statuses
+from ensembles.glossary import glossary
+from ensembles.next_steps import next_steps
+from ensembles.page import Page, commands, definitions, facts, paragraph, plain_table, sortable
+from ensembles.terminal import CAVEAT, HOLDOUT, moments, score_rows, statuses
 from ground.files import write_text
+from ground.typed import command
 from studies import ledger
 from studies.study import Study
 
@@ -36,32 +40,30 @@ def write(study: Study) -> Path:
 
     Nothing is predicted: the ensemble's folder has its prediction for the validation data.
     """
-    import plotly.io as pio
-
     found = artifacts.read(study.path)
     data = study.load_data()
     frame = ledger.table(study)
-    sections = [*figures.search_figures(study, frame), figures.size_curve(found)]
-    sections += study.family.pictures(data, found.validation())
-    parts = []
-    for number, (caption, figure) in enumerate(sections):
-        # the first figure brings the library along: the page needs no network
-        body = pio.to_html(figure, include_plotlyjs=number == 0, full_html=False, default_height="460px")
-        parts.append(f"<section><h2>{html.escape(caption)}</h2>{body}</section>")
-    facts = [*study.family.describe(data).items(), *_facts(study, found, frame)]
-    write_text(study.path / "report.html", _PAGE.format(
-        title=html.escape(study.name), scores=_scores(found), facts=_table(facts), body="\n".join(parts),
-        members=_members(found), models=_models(study, frame),
-    ))  # fmt: skip
+    page = Page(study.name)
+    page.add("Scores", _scores(found))
+    page.add("Data", facts(_data(study, data)))
+    page.add("How it came about", facts(_origin(study, found, frame)))
+    page.add("Members of the ensemble", *_members(study, found, frame))
+    page.add("What to do next", *(paragraph(f"{s.words}:") + commands([s.command]) for s in next_steps(found, study)))
+    for caption, figure in figures.search_figures(study, frame):
+        page.figure(caption, figure)
+    page.figure(*figures.size_curve(found))
+    for caption, figure in study.family.pictures(data, found.validation()):
+        page.figure(caption, figure)
+    page.add("All checkpoints", paragraph(_TABLE), _models(study, found, frame))
+    page.add("Words", definitions(glossary(study.family)))
+    write_text(study.path / "report.html", page.html())
     return study.path / "report.html"
 
 
-def _table(rows: Iterable[Sequence[Any]], head: Sequence[str] = ()) -> str:
-    lines = [f"<tr>{''.join(f'<th>{html.escape(c)}</th>' for c in head)}</tr>"] if head else []
-    for first, *rest in rows:
-        cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in rest)
-        lines.append(f"<tr><th>{html.escape(str(first))}</th>{cells}</tr>")
-    return f"<table>{''.join(lines)}</table>"
+_TABLE = (
+    "One row a distinct moment of a trial, and the ensemble in sample among them; trials that left no checkpoint with "
+    "their reason. A click on a column's head sorts by it."
+)
 
 
 def _scores(found: Artifact) -> str:
@@ -69,42 +71,68 @@ def _scores(found: Artifact) -> str:
     better = "larger is better" if metric["mode"] == "max" else "smaller is better"
     head = (f"{metric['name']} ({better})", "ensemble", "best single model", "difference")
     note = _HONEST + (_CLEAN if found.meta["scores"].get("holdout") else "") + _ERRORS
-    return _table(score_rows(found.meta), head) + f"<p>{html.escape(note)}</p>"
+    return plain_table(head, score_rows(found.meta)) + paragraph(note)
 
 
-def _facts(study: Study, found: Artifact, frame: pd.DataFrame) -> list[tuple[str, str]]:
-    size, left_out = found.meta["size"], found.meta.get("left_out", {})
+def _data(study: Study, data: Any) -> list[tuple[str, str]]:
+    block: Mapping[str, Any] = study.config["data"] or {}
+    rows = [*study.family.describe(data).items()]
+    rows += [(f"data: {key}", value if isinstance(value, str) else json.dumps(value)) for key, value in block.items()]
+    if study.config["fingerprint"]:
+        rows.append(("fingerprint", study.config["fingerprint"][:16]))
+    return rows
+
+
+def _origin(study: Study, found: Artifact, frame: pd.DataFrame) -> list[tuple[str, str]]:
+    given = study.config.get("command")
+    rows = [("command", command("run_hyperopt.py", *given))] if given is not None else []
+    rows += [("trials", statuses(frame)), ("family, seed", f"{study.config['family']}, {study.config['seed']}")]
+    rows += [(name, str(study.config[name])) for name in ("objective", "holdout", "ranks") if study.config.get(name)]
+    start = study.config.get("init")
+    if start:
+        rows.append(("started from", str(start.get("from"))))
+    if study.config["fixed"]:
+        rows.append(("fixed settings", ", ".join(f"{k}={v}" for k, v in study.config["fixed"].items())))
+    rows.append(("ensemble built", str(found.meta.get("built", ""))))
+    rows.append(("versions", ", ".join(f"{k} {v}" for k, v in study.config["versions"].items())))
+    return rows
+
+
+def _members(study: Study, found: Artifact, frame: pd.DataFrame) -> list[str]:
+    size, metric = found.meta["size"], found.meta["metric"]["name"]
+    about = f"{found.meta['rule']}: {size['members']} members, effectively {size['effective']:.1f}."
+    at = {(row["trial_id"], row["val_ckpt"]): row.get("step") for _, row in frame.iterrows()}
+    searched = [name for name in study.config["space"] if any(name in m["settings"] for m in found.meta["members"])]
     rows = [
-        ("ensemble", f"{found.meta['rule']}: {size['members']} members, effectively {size['effective']:.1f}"),
-        ("trials", statuses(frame)),
-        ("family, seed", f"{study.config['family']}, {study.config['seed']}"),
-        ("versions", ", ".join(f"{k} {v}" for k, v in study.config["versions"].items())),
-    ]
-    return rows + [(f"left out: {name}", why) for name, why in left_out.items()]
+        [
+            f"{m['trial_id']}.{m['val_ckpt']}", m["weight"], m["score"], at.get((m["trial_id"], m["val_ckpt"])),
+            *(m["settings"].get(name) for name in searched),
+        ]
+        for m in found.meta["members"]
+    ]  # fmt: skip
+    head = ["member", "weight", metric, "step", *searched]
+    table = sortable("Members of the ensemble", head, rows, sorted_by=("weight", "descending"), bars="weight")
+    out = [(f"left out: {name}", why) for name, why in found.meta.get("left_out", {}).items()]
+    return [paragraph(about), table, facts(out) if out else ""]
 
 
-def _members(found: Artifact) -> str:
-    rows = [
-        (f"{m['trial_id']}.{m['val_ckpt']}", f"{m['weight']:.4f}", f"{m['score']:.4f}") for m in found.meta["members"]
-    ]
-    return _table(rows, ("member", "weight", f"validation {found.meta['metric']['name']}"))
-
-
-def _models(study: Study, frame: pd.DataFrame) -> str:
-    metric = study.family.metric.name
-    columns = ["trial_id", "val_ckpt", metric, "step", "seconds", "status", "reason", *study.config["space"]]
-    return frame[[c for c in columns if c in frame]].to_html(index=False, float_format="%.4g", na_rep="", border=0)
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; padding: 0 1rem; color: #1c2733 }}
-h1 {{ margin-bottom: .2rem }} h2 {{ font-size: 1.05rem; margin: 2rem 0 0 }} p {{ color: #556 }}
-table {{ border-collapse: collapse }} th, td {{ text-align: left; padding: .15rem .9rem .15rem 0; vertical-align: top }}
-.models {{ overflow-x: auto; font-size: 12px }} .models th, .models td {{ white-space: nowrap }}
-</style></head><body><h1>{title}</h1>{scores}{facts}
-{body}
-<section><h2>Members of the ensemble</h2>{members}</section>
-<section><h2>All checkpoints</h2><div class="models">{models}</div></section></body></html>
-"""
+def _models(study: Study, found: Artifact, frame: pd.DataFrame) -> str:
+    metric = study.family.metric
+    weights = {(m["trial_id"], m["val_ckpt"]): m["weight"] for m in found.meta["members"]}
+    scored = moments(frame, metric.name)
+    rest = frame[frame[metric.name].isna()]
+    searched = [name for name in study.config["space"] if name in frame]
+    columns = [c for c in ("step", "seconds", "status", "reason") if c in frame]
+    rows: list[list[Any]] = []
+    for _, row in pd.concat([scored, rest]).iterrows():
+        weight = weights.get((row["trial_id"], row["val_ckpt"]))
+        head = [row["trial_id"], row["val_ckpt"], row[metric.name], weight]
+        rows.append([*head, *(row[c] for c in (*columns, *searched))])
+    ensemble = found.meta["scores"]["in_sample"]
+    better = [metric.better(row[2], ensemble) if ensemble is not None else False for row in rows]
+    at = sum(better)
+    own = ["ensemble", found.meta["rule"], ensemble, 1.0, *("" for _ in (*columns, *searched))]
+    rows.insert(at, own)
+    head = ["trial", "snapshot", metric.name, "weight", *columns, *searched]
+    order = "descending" if metric.mode == "max" else "ascending"
+    return sortable("All checkpoints", head, rows, marked=at, sorted_by=(metric.name, order))

@@ -36,7 +36,7 @@ def score(
     if target is not None and not target.is_file():
         raise BadInput(f"{target}: no such file")
     if path.is_file():
-        return {"phase": phase, "scores": choose(_HANDS_IN, family).evaluate(path, {}, target, path.stem)}
+        return _told(phase, choose(_HANDS_IN, family).evaluate(path, {}, target, path.stem), path, target)
     found = artifacts.read(path)
     found.verify()
     if family not in (None, found.family.name):
@@ -49,4 +49,12 @@ def score(
         if not submission.is_file():
             raise BadInput(f"{submission}: there is no submission to score")
         scores = found.family.evaluate(submission, config, target, name)
+    return _told(phase, scores, path, target)
+
+
+def _told(phase: str, scores: dict[str, dict[str, float]], path: Path, target: Path | None) -> dict[str, Any]:
+    """A score with something behind it."""
+    if not any(scores.values()):
+        beside = "" if target is None else f" and {target}"
+        raise BadInput(f"{path}{beside}: no dataset in common: there is nothing to score")
     return {"phase": phase, "scores": scores}

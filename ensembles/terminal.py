@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ensembles.artifact import Artifact
+from ensembles.next_steps import next_steps
 from studies import ledger
 from studies.study import Study
 
@@ -96,6 +97,12 @@ def statuses(frame: pd.DataFrame) -> str:
 
 def _whole(value: Any) -> str:
     return "" if value is None or value != value else f"{float(value):.0f}"
+
+
+def next_commands(found: Artifact, study: Study | None = None) -> None:
+    """What to do with it now, on stdout, as commands that work as they are printed."""
+    for step in next_steps(found, study):
+        print(f"{step.words}:\n  {step.command}")
 
 
 def show(found: Artifact) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -11,6 +12,9 @@ from collections.abc import Callable
 from ground.errors import BadInput, CommandFailed
 
 FAILED, BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
+_OF_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
+"""What the system says of a path that somebody named, not of its own state."""
+_LONGEST = 1000
 DEBUG = "CONCERT_DEBUG"
 """Environment variable: let unexpected errors through, for a debugger."""
 
@@ -22,6 +26,8 @@ def run_command(program: str, call: Callable[[], int]) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who called
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif hasattr(getattr(sys, name), "reconfigure"):  # a name that cannot be printed is shown with escapes
+            getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
         code = call()
         sys.stdout.flush()
@@ -38,14 +44,17 @@ def run_command(program: str, call: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno is None:
             return _unexpected(program, error)
+        if error.errno in _OF_NAMES:
+            return _say(f"{program}: {error.strerror}: {error.filename or ''}".rstrip(": "), BAD_INPUT)
         return _say(f"{program}: {error.strerror}: {error.filename or ''}".rstrip(": "), FAILED)
     except Exception as error:
         return _unexpected(program, error)
 
 
 def _say(line: str, code: int) -> int:
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line.rstrip())
     try:
-        print(line, file=sys.stderr, flush=True)
+        print(shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…", file=sys.stderr, flush=True)
         sys.stdout.flush()
     except BrokenPipeError:
         _silence()

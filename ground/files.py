@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ground import documents
+from ground.errors import BadInput
+from ground.limits import shown
+from ground.paths import expanded
+
+_LONGEST_NAME = 240  # a file system takes 255, and what is being written has a longer one
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 """The error numbers of a full disk."""
 
@@ -36,6 +43,38 @@ def atomic_path(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_over(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an output that is one of the inputs, lies in a folder of them, or is no file.
+
+    Args:
+        inputs: files, folders or patterns of files; links of either kind are followed.
+
+    Raises:
+        BadInput: it is.
+    """
+    if not str(out).strip() or not out.name or (out.exists() and not (out.is_file() or out.is_dir())):
+        raise BadInput(f"{str(out)!r} is no file to write")
+    if len(os.fsencode(out.name)) > _LONGEST_NAME or not str(out).isprintable():
+        raise BadInput(f"{shown(str(out))} is no file's name")
+    above = next(folder for folder in out.absolute().parents if folder.exists() or folder.is_symlink())
+    if not above.is_dir():
+        raise BadInput(f"{out}: {above} is no folder")
+    about = out.stat() if out.exists() else None
+    for given in inputs:
+        place = expanded(given)
+        found = [place] if place.exists() else [Path(match) for match in glob.glob(str(place), recursive=True)]
+        for one in found:
+            if one.is_dir() and _within(out, one):
+                raise BadInput(f"{out} lies in {one}, which is read: write elsewhere")
+            files = (file for file in one.rglob("*") if file.is_file()) if one.is_dir() else (one,)
+            if about is not None and any(os.path.samestat(about, file.stat()) for file in files):
+                raise BadInput(f"{out} is read ({given}): it is not written over")
+
+
+def _within(out: Path, folder: Path) -> bool:
+    return out.resolve().is_relative_to(folder.resolve())
 
 
 def _umask() -> int:
@@ -76,11 +115,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """What `write_json` wrote, or None where there is no such file or no JSON in it."""
+    """What `write_json` wrote of our own, or None where there is no such file or no mapping in it: what is half there
+    after a crash counts as absent. What a user hands over is read by `ground.documents`, which says what is wrong."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return documents.read_json(path)
+    except BadInput:
         return None
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import h5py
 
+from ground.documents import read_text
 from ground.errors import BadInput
+from ground.paths import expanded
 
 SUFFIXES = (".h5", ".hdf5", ".hdf")
+_MOST_LINES = 100_000
 _WILD = frozenset("*?[")
 
 
@@ -29,7 +32,7 @@ def resolve_files(path: str) -> tuple[list[Path], int]:
 
 
 def _named(path: str, below: Path) -> list[Path]:
-    place = below / Path(path).expanduser()
+    place = below / expanded(path)
     if place.is_dir():
         return [file for file in place.iterdir() if file.suffix in SUFFIXES and not file.name.startswith(".")]
     if place.is_file():
@@ -41,15 +44,27 @@ def _named(path: str, below: Path) -> list[Path]:
     raise BadInput(f"{place}: no such file or folder")
 
 
+def listed(path: Path) -> list[Path]:
+    """The files that a list names; nothing where `path` is no list."""
+    if path.suffix in SUFFIXES or not path.is_file() or h5py.is_hdf5(path):
+        return []
+    try:
+        return _listed(path)
+    except BadInput:
+        return []
+
+
 def _listed(place: Path) -> list[Path]:
     try:
-        text = place.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError):
+        text = read_text(place)
+    except BadInput:
         raise BadInput(f"{place}: neither an HDF5 file nor a text file that lists some") from None
     lines = [line.split("#")[0].strip() for line in text.splitlines()]
+    if "\0" in text or len(lines) > _MOST_LINES:
+        raise BadInput(f"{place}: neither an HDF5 file nor a text file that lists some")
     found: list[Path] = []
     for line in filter(None, lines):
-        target = place.parent / Path(line).expanduser()
+        target = place.parent / expanded(line)
         if target.resolve() == place.resolve():
             raise BadInput(f"{place}: lists itself")
         if target.is_file() and target.suffix not in SUFFIXES and not h5py.is_hdf5(target):

@@ -13,9 +13,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ground.documents import parse_json, regular
 from ground.errors import BadInput
 from ground.files import atomic_path
+from ground.limits import shown
 
+_LONGEST_HEADER = 16 * 2**20
 _TENSOR = "__tensor__"
 
 
@@ -57,25 +60,41 @@ def load_state(path: Path, device: str = "cpu") -> dict[str, Any]:
         ValueError: the file is damaged or was not written by `save_state`.
         FileNotFoundError: there is no such file.
     """
-    if not path.exists():
-        raise FileNotFoundError(path)
     try:
+        _refuse_long_header(path)
         with safe_open(path, framework="pt", device=device) as file:
             metadata = file.metadata() or {}
-            structure = json.loads(metadata["concert"])
+            # training may have written numbers that are none, random generators have states of 128 bits
+            structure = parse_json(metadata["concert"], str(path), constants=True, bits=256)
+            unread = set(file.keys())
 
             def join(value: Any) -> Any:
                 if isinstance(value, dict):
                     if _TENSOR in value:
-                        return file.get_tensor(value[_TENSOR])
+                        name = value[_TENSOR]
+                        if name not in unread:  # each stands in one place: what is small stays so
+                            raise KeyError(f"tensor {shown(name, 40)}")
+                        unread.discard(name)
+                        return file.get_tensor(name)
                     return {k: join(v) for k, v in value.items()}
                 if isinstance(value, list):
                     return [join(v) for v in value]
                 return value
 
             return dict(join(structure))
-    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
-        raise ValueError(f"{path}: damaged checkpoint ({str(error)[:100]})") from None
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
+        reason = str(error).removeprefix(f"{path}: ")[:100]
+        raise ValueError(f"{path}: damaged checkpoint ({reason})") from None
+
+
+def _refuse_long_header(path: Path) -> None:
+    regular(path)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > _LONGEST_HEADER:
+        raise ValueError(f"a header of {length} bytes")
 
 
 def fit_network(network: torch.nn.Module, weights: Mapping[str, Any]) -> None:

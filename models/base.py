@@ -18,6 +18,7 @@ import numpy as np
 
 from ground.errors import BadInput
 from ground.files import atomic_path
+from ground.paths import expanded
 
 Prediction = dict[str, np.ndarray]
 """Named arrays whose first axis is the sample (trial, window, crop), or flat rows of samples of different lengths."""
@@ -275,7 +276,7 @@ class Family(ABC):
         Raises:
             BadInput: there is nothing.
         """
-        file = Path(path).expanduser()
+        file = expanded(path)
         if not file.exists():
             raise BadInput(f"{file}: no such file")
         return {**block, "path": str(file.resolve())}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -14,7 +13,7 @@ def main(argv: list[str] | None = None) -> int:
     write = commands.add_parser(
         "generate", help="write them in their original program's form (of the NDT: YAML + JSON)"
     )
-    write.add_argument("--into", type=Path, help="folder (default: CONFIG_DIR)")
+    write.add_argument("--into", help="folder (default: CONFIG_DIR)")
     write.add_argument("--family", help="of this model family only (default: of all that have such a form)")
     write.add_argument("--overwrite", action="store_true", help="replace files that are there")
     arguments = parser.parse_args(argv)
@@ -25,6 +24,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     import search_spaces
+    from ground.errors import BadInput
+    from ground.paths import expanded
     from search_spaces.generate import generate
 
     if arguments.command == "list":
@@ -32,7 +33,12 @@ def _run(arguments: argparse.Namespace) -> int:
             space = search_spaces.load(name)
             print(f"{name:16} {space.family:6} {len(space.space):2} dimensions   {space.description}")
     else:
-        generate(arguments.into, arguments.overwrite, family=arguments.family)
+        if arguments.into is not None and not arguments.into.strip():
+            raise BadInput("--into is empty; it takes a folder")
+        into = None if arguments.into is None else expanded(arguments.into)
+        if into is not None and into.exists() and not into.is_dir():
+            raise BadInput(f"--into {into}: is no folder")
+        generate(into, arguments.overwrite, family=arguments.family)
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from ground import paths
 from ground.errors import BadInput
 from ground.files import write_text
+from ground.names import plain
 from models.base import Family
 from models.registry import choose, having
 from search_spaces.schema import load, names
@@ -40,7 +41,7 @@ def generate(
         domains = {setting: domain.to_json() for setting, domain in space.space.items()}
         files = families[space.family].original_space(name, space.data, space.fixed, domains)
         for file, text in files.items():
-            path = paths.made(into or _folder(families[space.family])) / file
+            path = paths.made(into or _folder(families[space.family])) / plain(file, "a file")
             if path.exists() and not overwrite:
                 say(f"{path}: is there, left alone (--overwrite replaces it)")
                 continue

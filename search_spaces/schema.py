@@ -32,22 +32,28 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from ground import documents
+from ground import documents, schemas
 from ground.errors import BadInput
+from ground.limits import shown
 from search_spaces import conditions
 from search_spaces.conditions import decide, same
 
 _HERE = Path(__file__).parent
 EXTRA_FOLDERS = "CONCERT_SPACES"
 """Environment variable: further folders (separated as in PATH) of search space files."""
+_LARGEST, _LARGEST_WHOLE = 1e300, 2**53  # so that differences of bounds are numbers, too
+_MOST_OPTIONS, _MOST_CONDITIONS = 1000, 1000
 Kind = Literal["uniform", "loguniform", "randint", "lograndint", "choice"]
 KINDS: tuple[Kind, ...] = ("uniform", "loguniform", "randint", "lograndint", "choice")
 _TOP = ("family", "description", "data", "fixed", "space", "budget")
 _BUDGET = {"samples": 100, "keep": 60, "workers": None}
+_MOST = 1_000_000
+_MOST_DIMENSIONS = 300
 RESERVED = frozenset(
     {"trial_id", "val_ckpt", "seconds", "status", "reason", "path", "step", "epoch", "number", "seed", "INIT"}
 )
@@ -79,9 +85,13 @@ class Domain:
         if self.kind == "choice":
             if not self.options:
                 raise BadInput("a choice needs at least one option")
+            if len(self.options) > _MOST_OPTIONS:
+                raise BadInput(f"a choice of {len(self.options)} options; {_MOST_OPTIONS} are the most")
             return
-        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+        if not all(-_LARGEST <= bound <= _LARGEST for bound in (self.low, self.high)):
             raise BadInput("bounds must be finite numbers")
+        if self.integer and max(abs(self.low), abs(self.high)) > _LARGEST_WHOLE:
+            raise BadInput(f"{self.kind} bounds must be at most {_LARGEST_WHOLE}")
         if self.low >= self.high:
             raise BadInput(f"the lower bound {self.low:g} is not below the upper bound {self.high:g}")
         if self.kind in ("loguniform", "lograndint") and self.low <= 0:
@@ -154,14 +164,14 @@ class Domain:
             BadInput: it makes no domain.
         """
         if not isinstance(entry, Mapping) or not set(entry) - {"when"}:
-            raise BadInput(f"expected one of {', '.join(KINDS)} with its bounds, not {entry!r}")
+            raise BadInput(f"expected one of {', '.join(KINDS)} with its bounds, not {shown(entry)}")
         kinds = [key for key in entry if key in KINDS]
         others = [key for key in entry if key not in (*KINDS, "when")]
         if others:
             known = ("when",) if kinds else KINDS
-            near = difflib.get_close_matches(str(others[0]), known, n=1)
+            near = difflib.get_close_matches(str(others[0])[:80], known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise BadInput(f"unknown {'key' if kinds else 'kind'} {others[0]!r}; {hint}")
+            raise BadInput(f"unknown {'key' if kinds else 'kind'} {shown(others[0])}; {hint}")
         if len(kinds) > 1:
             raise BadInput(f"expected one of {', '.join(KINDS)}, not both {kinds[0]} and {kinds[1]}")
         kind, arguments, when = cast(Kind, kinds[0]), entry[kinds[0]], _when(entry)
@@ -170,7 +180,7 @@ class Domain:
         if kind == "choice":
             return cls("choice", options=tuple(arguments), when=when)
         if len(arguments) != 2 or not all(isinstance(b, (int, float)) and not isinstance(b, bool) for b in arguments):
-            raise BadInput(f"{kind} takes two numbers, not {arguments!r}")
+            raise BadInput(f"{kind} takes two numbers, not {shown(arguments)}")
         return cls(kind, arguments[0], arguments[1], when=when)
 
 
@@ -180,18 +190,51 @@ def _option(value: Any) -> Any:
         return [_option(item) for item in value]
     if value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    raise BadInput(f"{value!r} is no option: text, numbers, true, false, null and lists of these are")
+    raise BadInput(f"{shown(value)} is no option: text, numbers, true, false, null and lists of these are")
 
 
 def _when(entry: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     """The conditions of an entry; one value stands for a list of it."""
     when = entry.get("when", {})
     if not isinstance(when, Mapping) or ("when" in entry and not when):
-        raise BadInput(f"when takes parameters and their values, as in {{optimizer: sgd}}, not {when!r}")
+        raise BadInput(f"when takes parameters and their values, as in {{optimizer: sgd}}, not {shown(when)}")
+    long = [parent for parent, values in when.items() if isinstance(values, list) and len(values) > _MOST_OPTIONS]
+    if long:
+        raise BadInput(f"when {shown(long[0], 40)} has more than {_MOST_OPTIONS} values")
     empty = [parent for parent, values in when.items() if values == []]
     if empty:
         raise BadInput(f"when {empty[0]} has what value? The list is empty")
     return {str(parent): tuple(v) if isinstance(v, list) else (v,) for parent, v in when.items()}
+
+
+def _count(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
+        raise ValueError(f"a whole number above zero is wanted, at most {_MOST}, not {shown(value)}")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_count)]
+
+
+class _Budget(BaseModel):
+    """How long to search, where a command does not say."""
+
+    model_config = ConfigDict(extra="forbid")
+    samples: Count = 100
+    keep: Count = 60
+    workers: Count | None = None
+
+
+class _Top(BaseModel):
+    """The top level of a search space file."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+    family: schemas.Name
+    description: str = ""
+    data: schemas.Table = {}
+    fixed: schemas.Table = {}
+    space: dict[schemas.Name, Any]
+    budget: _Budget = _Budget()
 
 
 @dataclass(frozen=True)
@@ -252,20 +295,27 @@ def load(name: str | Path) -> SearchSpace:
     for key in ("data", "fixed", "space", "budget"):
         if not isinstance(content.get(key) or {}, dict):
             raise fail((key,), f"{key} must be a mapping")
+    if "budget" in content:
+        _known(content["budget"] or {}, tuple(_BUDGET), ("budget",), fail)
+    try:
+        told = _Top.model_validate({key: value for key, value in content.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise fail(tuple(str(key) for key in first["loc"]), schemas.told(first)) from None
+    if len(told.space) > _MOST_DIMENSIONS:
+        raise fail(("space",), f"{len(told.space)} dimensions; {_MOST_DIMENSIONS} are the most")
     space: dict[str, Domain] = {}
-    for key, value in (content["space"] or {}).items():
+    for key, value in told.space.items():
         try:
             _unreserved(key, searched=True)
             space[key] = Domain.from_json(_numbers(value))
         except BadInput as error:
             raise fail(("space", key), f"{key}: {error}") from None
+    if sum(len(domain.when) for domain in space.values()) > _MOST_CONDITIONS:
+        raise fail(("space",), f"more than {_MOST_CONDITIONS} conditions")
     if not space:
         raise fail(("space",), "the space is empty: there is nothing to search")
-    budget = {**_BUDGET, **(content.get("budget") or {})}
-    _known(budget, tuple(_BUDGET), ("budget",), fail)
-    for key, value in budget.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise fail(("budget", key), f"budget {key} must be a whole number above zero, not {value!r}")
+    budget = told.budget.model_dump()
     fixed = {key: _number(value) for key, value in (content.get("fixed") or {}).items()}
     for key in fixed:
         try:
@@ -278,12 +328,12 @@ def load(name: str | Path) -> SearchSpace:
     conditions.check(space, fixed, fail)
     return SearchSpace(
         path.stem,
-        str(content["family"]),
+        told.family,
         dict(content.get("data") or {}),
         fixed,
         decide(space, fixed),
         budget,
-        str(content.get("description") or ""),
+        told.description,
         space,
     )
 
@@ -291,9 +341,9 @@ def load(name: str | Path) -> SearchSpace:
 def _known(content: Mapping[str, Any], known: tuple[str, ...], at: tuple[str, ...], fail: Any) -> None:
     for key in content:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
+            near = difflib.get_close_matches(str(key)[:80], known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise fail((*at, key), f"unknown key {key!r}; {hint}")
+            raise fail((*at, str(key)), f"unknown key {shown(key)}; {hint}")
 
 
 def _number(value: Any) -> Any:
@@ -327,7 +377,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         BadInput: not YAML, not a mapping, or a key given twice.
     """
     text = documents.read_text(path)
-    content, node = documents.mapping(text, str(path)), yaml.compose(text, Loader=yaml.SafeLoader)
+    content, node = documents.mapping(text, str(path)), documents.compose_yaml(text, str(path))
     lines: dict[tuple[str, ...], int] = {}
 
     def walk(at: Any, keys: tuple[str, ...]) -> None:

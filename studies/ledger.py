@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ground.files import atomic_path, read_json
+from ground.files import atomic_path
 from ground.tables import read_table
-from studies.results import RUNNING, USABLE, read_result
+from studies.results import RUNNING, USABLE, read_card, read_config, read_result
 from studies.study import Study
 
 _FIRST = ["trial_id", "val_ckpt"]
@@ -18,8 +18,8 @@ _FIRST = ["trial_id", "val_ckpt"]
 
 def trial_configs(study: Study) -> list[dict[str, Any]]:
     """The config.json of each trial, in the order they were proposed."""
-    configs = [read_json(path) for path in study.trials.glob("*/config.json")]
-    return sorted((c for c in configs if c), key=lambda c: (c["number"], c["trial_id"]))
+    configs = [read_config(path) for path in study.trials.glob("*/config.json")]
+    return sorted(configs, key=lambda c: (c["number"], c["trial_id"]))
 
 
 def ended_trials(study: Study) -> dict[str, dict[str, Any]]:
@@ -41,7 +41,7 @@ def table(study: Study) -> pd.DataFrame:
         common = {key: result[key] for key in ("seconds", "status", "reason")}
         found = False
         for name in study.family.snapshots:
-            card = read_json(folder / f"{name}.json")
+            card = read_card(folder / f"{name}.json")
             if card is None:
                 continue
             found = True
@@ -95,10 +95,13 @@ def write(study: Study, keep: int) -> pd.DataFrame:
     return frame
 
 
-def read(path: Path) -> pd.DataFrame:
+def read(path: Path, *numbers: str) -> pd.DataFrame:
     """A models.csv, ours or AESMTE3's; trial ids stay text.
+
+    Args:
+        numbers: columns that it must have besides, with finite numbers or nothing.
 
     Raises:
         BadInput: no such file, or not such a table.
     """
-    return read_table(path, _FIRST)
+    return read_table(path, _FIRST, numbers)

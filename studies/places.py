@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from ground.errors import BadInput
-from ground.paths import RESULTS, home
+from ground.names import plain
+from ground.paths import RESULTS, expanded, home
 from models.base import Family
 
 HOME = "RAY_TUNE_HOME"
@@ -16,7 +17,7 @@ _MARKS = ("study.json", "ensemble.json")
 def studies_home(family: Family) -> Path:
     """The folder of new studies: RAY_TUNE_HOME for every family where it is set, else one a family."""
     set_to = os.environ.get(HOME)
-    return Path(set_to).expanduser() if set_to else home() / RESULTS / family.studies_folder
+    return expanded(set_to) if set_to else home() / RESULTS / family.studies_folder
 
 
 def place(name: str, family: Family) -> Path:
@@ -25,7 +26,11 @@ def place(name: str, family: Family) -> Path:
     Raises:
         BadInput: a name that is no plain folder name.
     """
-    return Path(name).expanduser() if "/" in name else studies_home(family) / _plain(name)
+    if "/" not in name:
+        return studies_home(family) / plain(name, "a study")
+    path = expanded(name)
+    plain(path.name, "a study")
+    return path
 
 
 def find(name: str) -> Path:
@@ -35,8 +40,8 @@ def find(name: str) -> Path:
         BadInput: there is none, or two families have one of that name.
     """
     if "/" in name:
-        return Path(name).expanduser()
-    _plain(name)
+        return expanded(name)
+    plain(name, "a study")
     found = [path / name for path in homes() if any((path / name / mark).is_file() for mark in _MARKS)]
     if len(found) > 1:
         raise BadInput(f"there are {len(found)} studies {name}: {', '.join(map(str, found))}; give the path of one")
@@ -50,12 +55,6 @@ def homes() -> list[Path]:
     """Every folder in which studies are looked for by name."""
     set_to = os.environ.get(HOME)
     if set_to:
-        return [Path(set_to).expanduser()]
+        return [expanded(set_to)]
     results = home() / RESULTS
     return sorted(path for path in results.iterdir() if path.is_dir()) if results.is_dir() else []
-
-
-def _plain(name: str) -> str:
-    if name in ("", ".", "..") or name.startswith("."):
-        raise BadInput(f"{name!r} cannot name a study")
-    return name

@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
+from pydantic import AfterValidator, Field
 
+from ground.documents import read_json
 from ground.errors import BadInput
 from ground.files import write_json
+from ground.limits import shown
+from ground.schemas import Digest, Name, Natural, Schema, Table, checked
 from models.base import Family
 from models.registry import get
 from search_spaces import Domain, SearchSpace
@@ -23,6 +27,49 @@ from studies.data import load, load_part
 
 FORMAT = 2
 _PACKAGES = ("ray", "scikit-optimize", "torch", "numpy", "pandas", "h5py", "nlb-tools")
+
+
+def _known_format(number: int) -> int:
+    if number > FORMAT:
+        raise ValueError(f"the study is of format {number}, written by a later version; this one knows {FORMAT}")
+    return number
+
+
+def _domains(space: dict[str, Any]) -> dict[str, Any]:
+    for name, entry in space.items():
+        try:
+            Domain.from_json(entry)
+        except BadInput as error:
+            raise ValueError(f"{shown(name, 40)}: {error}") from None
+    return space
+
+
+class _Init(Schema):
+    """The snapshot that every trial starts from."""
+
+    origin: str = Field(alias="from", min_length=1)
+    path: str = Field(min_length=1)
+    sha256: Digest
+
+
+class _Content(Schema):
+    """study.json. What studies of the first versions did not have may be absent."""
+
+    format: Annotated[int, Field(ge=1), AfterValidator(_known_format)] = FORMAT
+    name: Name | None = None
+    dataset: str | None = None
+    family: Name
+    data: Table
+    fixed: Table = {}
+    space: Annotated[Table, AfterValidator(_domains)]
+    seed: Natural
+    objective: str | None = None
+    fingerprint: str | None
+    holdout: Annotated[float, Field(gt=0, lt=1)] | None = None
+    init: _Init | None = None
+    ranks: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    imported: bool | None = None
+    versions: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -106,18 +153,13 @@ def open_study(path: Path) -> Study:
     """An existing study.
 
     Raises:
-        BadInput: there is none, or its study.json is damaged.
+        BadInput: there is none, its study.json is damaged, or of a later version.
     """
     file = path / "study.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        missing = {"family", "data", "space", "seed", "fingerprint"} - set(config)
-        if missing:
-            raise BadInput(f"{file}: has no {sorted(missing)[0]}")
-    except FileNotFoundError:
-        raise BadInput(f"no study at {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError):
-        raise BadInput(f"{file}: damaged") from None
+    if not file.exists():
+        raise BadInput(f"no study at {path}")
+    config = read_json(file)
+    checked(_Content, config, file)
     return Study(path, config)
 
 
@@ -130,6 +172,7 @@ def begin(
     holdout: float | None = None,
     init: Mapping[str, Any] | None = None,
     ranks: int = 1,
+    command: Sequence[str] | None = None,
 ) -> tuple[Study, bool]:
     """The study at `path`: continued if it is the same search, begun if there is none.
 
@@ -138,6 +181,7 @@ def begin(
         holdout: the share of validation groups that nothing sees before the end.
         init: the snapshot that every trial starts from (`studies.transfer.resolve`).
         ranks: processes that train each model together; they change its batches, so they are part of the study.
+        command: the words that begin it, for its report; nothing depends on them.
 
     Returns:
         The study, and whether it was there already.
@@ -159,6 +203,7 @@ def begin(
         "holdout": holdout,
         "init": None if init is None else dict(init),
         "ranks": None if ranks == 1 else ranks,
+        "command": None if command is None else list(command),
         "versions": versions(),
     }
     if (path / "study.json").exists():

@@ -18,8 +18,9 @@ from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
 from ground.settings import assignments
 
+TEXTS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=8)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False) | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ABC.", min_size=1), inner, max_size=3),
     max_leaves=12,
 )

@@ -29,6 +29,30 @@ def objective_value(study: Study, result: dict[str, Any]) -> float | None:
     return value if result["status"] in ("finished", STOPPED) and value is not None and math.isfinite(value) else None
 
 
+def warm_points(path: Path, searcher: SpaceSearcher, objective: str) -> list[tuple[dict[str, Any], float | None]]:
+    """The models of an earlier study's models.csv that lie in a search space, each trial's best, with their values.
+
+    Args:
+        searcher: knows the space, and whether more is better.
+
+    Raises:
+        BadInput: no such table, it does not say the objective, or none of its models lies in the space.
+    """
+    header = ledger.read(path)
+    column = next((c for c in (objective, f"best_{objective}") if c in header), None)
+    if column is None:
+        raise BadInput(f"{path}: has no column {objective} to start from")
+    frame = ledger.read(path, column).sort_values(column, ascending=searcher.mode == "min")
+    points = []
+    for _, row in frame.groupby("trial_id", sort=False).first().iterrows():
+        settings = read_point(searcher.space, row)
+        if searcher.contains(settings):
+            points.append((settings, row[column]))
+    if not points:
+        raise BadInput(f"{path}: no model of it lies in this search space")
+    return points
+
+
 class StudyFeed(Searcher):
     """Hands Ray the study's interrupted trials first, then the searcher's proposals; each is on disk before it runs."""
 
@@ -67,20 +91,7 @@ class StudyFeed(Searcher):
         self.searcher.asked = self._next
 
     def _warm_start(self, path: Path) -> None:
-        frame = ledger.read(path)
-        objective = self.study.config["objective"]
-        column = next((c for c in (objective, f"best_{objective}") if c in frame), None)
-        if column is None:
-            raise BadInput(f"{path}: has no column {objective} to start from")
-        ascending = self.searcher.mode == "min"
-        points = []
-        for _, row in frame.sort_values(column, ascending=ascending).groupby("trial_id", sort=False).first().iterrows():
-            settings = read_point(self.study.space, row)
-            if self.searcher.contains(settings):
-                points.append((settings, row[column]))
-        if not points:
-            raise BadInput(f"{path}: no model of it lies in this search space")
-        self.searcher.warm_start(points)
+        self.searcher.warm_start(warm_points(path, self.searcher, self.study.config["objective"]))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         self.look()

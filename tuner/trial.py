@@ -22,11 +22,11 @@ import pandas as pd
 import torch
 from filelock import FileLock
 
-from ground.files import NO_SPACE, atomic_path, read_json, sha256, write_json, write_text
+from ground.files import NO_SPACE, atomic_path, sha256, write_json, write_text
 from ground.states import load_state, save_state
 from models.base import Diverged, Family, Learner, Place
 from studies import transfer
-from studies.results import DIVERGED, FAILED, FINISHED, OOM, read_result
+from studies.results import DIVERGED, FAILED, FINISHED, OOM, read_card, read_result
 
 REPORT_SECONDS = 1.0
 Report = Callable[[dict[str, Any]], None]
@@ -121,7 +121,7 @@ def settle(folder: Path, family: Family, status: str, reason: str, seconds: floa
     """Write the result of a trial that could not itself: it was stopped, or lost its process."""
     best = {}
     for snapshot, metric in family.snapshots.items():
-        card = read_json(folder / f"{snapshot}.json")
+        card = read_card(folder / f"{snapshot}.json")
         if card:
             best[metric.name] = card["metrics"].get(metric.name)
     result = {"status": status, "reason": reason, "seconds": seconds, "best": best, "metrics": {}}

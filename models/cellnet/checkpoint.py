@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ground import pickled
 from ground.errors import BadInput
 from ground.files import atomic_path
 
@@ -45,17 +46,10 @@ def read(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise BadInput(f"{path}: no such checkpoint")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes torch raise, it is one bad file
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        line = next((one for one in lines if "nsupported" in one), lines[0])
-        raise BadInput(f"{path}: not a readable checkpoint ({line[:160]})") from None
+    content = pickled.load(path)
     model = content.get("model") if isinstance(content, Mapping) else None
     if not isinstance(model, Mapping) or not model or not all(isinstance(v, Tensor) for v in model.values()):
         raise BadInput(f"{path}: holds no model of named tensors")
-    if any(not torch.isfinite(v).all() for v in model.values() if v.is_floating_point()):
-        raise BadInput(f"{path}: its weights are not all finite")
     return dict(content)
 
 

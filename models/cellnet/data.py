@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ground.errors import BadInput
+from ground.paths import expanded
 from models.cellnet.events import Events, Store
 from models.cellnet.files import described, found, numbered, parts
 from models.cellnet.metrics import is_real
@@ -52,7 +52,7 @@ def own_block(path: str, block: Mapping[str, Any]) -> dict[str, Any]:
     """
     found(path)
     kept = {k: v for k, v in block.items() if k not in ("generator", "options", "path")}
-    return {**kept, "path": str(Path(path).expanduser().absolute())}
+    return {**kept, "path": str(expanded(path).absolute())}
 
 
 def _paths(options: Options) -> tuple[tuple[str, ...], str]:

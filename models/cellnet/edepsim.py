@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from ground import hdf5
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
 from models.cellnet.deposits import STEEPEST, Deposits
@@ -25,9 +26,13 @@ def read(path: Path) -> list[Deposits]:
         table = file.get("segments")
         if not isinstance(table, h5py.Dataset) or table.dtype.names is None:
             raise BadInput(f"{path}: has no dataset segments: it is no file of edep-sim's deposits")
+        hdf5.described(file, path, "segments", kinds="V", rank=1)
         lacking = [name for name in _COLUMNS if name not in table.dtype.names]
         if lacking:
             raise BadInput(f"{path}: segments has no {lacking[0]}")
+        odd = next((name for name in _COLUMNS if table.dtype[name].kind not in "iuf"), None)
+        if odd is not None:
+            raise BadInput(f"{path}: segments.{odd} holds {table.dtype[odd]}, not numbers")
         steps = {name: np.asarray(table[name]) for name in _COLUMNS}
     start, end = (10 * np.stack([steps[f"{a}_{which}"] for a in "xyz"], 1).astype(float) for which in ("start", "end"))
     energy = steps["dE"].astype(float)

@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ground import hdf5
 from ground.errors import BadInput
 from ground.files import atomic_path, sync_tree
 from ground.hdf5 import reading_hdf5
@@ -132,6 +133,11 @@ def read(path: Path, parts: Iterable[CellData]) -> Iterator[tuple[CellData, Pred
         for name in _NEEDED:
             if name not in file:
                 raise BadInput(f"{path}: has no {name}: it is no file of predictions")
+        rows = hdf5.described(file, path, "event", rank=1).shape[0]
+        hdf5.described(file, path, "voxel", shape=(rows, 3))
+        for name in _OPTIONAL:
+            if name in file:
+                hdf5.described(file, path, name, shape=(rows,))
         names = [name for name in itertools.chain(_NEEDED, _OPTIONAL) if name in file]
         for part in parts:
             (one,) = part.eval.files

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ground.errors import BadInput
+from ground.paths import expanded
 from models.cellnet import npz
 from models.cellnet.names import Name, parse
 from models.cellnet.options import PARTS, Options, Range
@@ -56,7 +57,7 @@ def found(path: str) -> list[Path]:
     text = os.path.expandvars(path)
     if "$" in text:
         raise BadInput(f"{path}: the environment variable in it is not set")
-    place = Path(text).expanduser()
+    place = expanded(text)
     if place.is_file():
         parse(place)
         return [place.absolute()]

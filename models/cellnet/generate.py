@@ -20,27 +20,28 @@ import numpy as np
 from ground.errors import BadInput
 from ground.files import read_json, sha256, write_json
 from ground.machine import available_cpus
-from ground.paths import made
+from ground.paths import expanded, made
+from ground.settings import resolve
 from models.cellnet import edepsim, names, parsed, process, xy
 from models.cellnet.deposits import Deposits, electrons
 from models.cellnet.folders import folder
 from models.cellnet.geometry import Detector, load
 from models.cellnet.particles import RECIPES, Event
 
-DEFAULTS: dict[str, Any] = {
-    "detector": "mini",  # or protodune, or a file of one
-    "tpc": 1,
-    "deposits": "",  # HDF5 of edep-sim's segments; empty: our own particles
-    "types": "Mu,Electron,BeamCosmic",
-    "files": 8,  # of each type
-    "events": 3,  # in each file
-    "boxes": 1,  # events of the sample, or interactions, that are put into one event at random places
-    "truth": "depo",  # what Y is: depo or energy (MeV; energy counts 3 times), depoElectron (electrons)
-    "downsample": "8,4,4",
-    "roi": 500.0,  # electrons a tick below which nothing is read
-    "noise": 100.0,  # electrons a tick
-    "dead": 0.01,  # share of channels that read nothing
-    "seed": 0,
+OPTIONS: dict[str, tuple[Any, Any, Any]] = {
+    "detector": ("mini", None, None),  # or protodune, or a file of one
+    "tpc": (1, 0, 10**4),
+    "deposits": ("", None, None),  # HDF5 of edep-sim's segments; empty: our own particles
+    "types": ("Mu,Electron,BeamCosmic", None, None),
+    "files": (8, 1, 10**4),  # of each type
+    "events": (3, 1, 10**6),  # in each file
+    "boxes": (1, 1, 10**4),  # events of the sample, or interactions, that are put into one event at random places
+    "truth": ("depo", None, None),  # what Y is: depo or energy (MeV; energy counts 3 times), depoElectron (electrons)
+    "downsample": ("8,4,4", None, None),
+    "roi": (500.0, 0, 1e9),  # electrons a tick below which nothing is read
+    "noise": (100.0, 0, 1e9),  # electrons a tick
+    "dead": (0.01, 0, 0.99),  # share of channels that read nothing
+    "seed": (0, 0, 2**31),
 }
 TRUE = {"depo": 0.17, "energy": 0.5, "depoElectron": 4500.0}
 """The value above which a voxel counts as true, of each kind of truth: .17 MeV, or what it stands for."""
@@ -54,22 +55,7 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BadInput: an unknown option or an impossible value.
     """
-    found = dict(DEFAULTS)
-    for name, value in options.items():
-        if name not in DEFAULTS:
-            raise BadInput(f"unknown lartpc option {name}; known are {', '.join(DEFAULTS)}")
-        default = DEFAULTS[name]
-        if isinstance(default, str):
-            # YAML reads a list of words or numbers where people leave out the quotation marks
-            found[name] = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-            continue
-        least = 1 if name in ("files", "events", "boxes") else 0
-        whole = isinstance(default, int)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < 1e9:
-            raise BadInput(f"lartpc option {name} is {value!r}; it takes a number of at least {least}")
-        if whole and value != int(value):
-            raise BadInput(f"lartpc option {name} is {value!r}; it takes a whole number")
-        found[name] = type(default)(value)
+    found = resolve("lartpc", OPTIONS, options, "option")
     unknown = [word for word in _words(found["types"]) if word not in names.EVENT_TYPES]
     if unknown or not _words(found["types"]):
         raise BadInput(f"lartpc option types is {found['types']!r}; it takes some of {', '.join(names.EVENT_TYPES)}")
@@ -77,10 +63,8 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
         raise BadInput(f"lartpc option types has {lacking[0]}; without deposits it takes {', '.join(RECIPES)}")
     if found["truth"] not in TRUE:
         raise BadInput(f"lartpc option truth is {found['truth']!r}; it takes one of {', '.join(TRUE)}")
-    if found["dead"] >= 1:
-        raise BadInput(f"lartpc option dead is {found['dead']}; it takes a share below 1")
     if found["deposits"]:
-        found["deposits"] = str(Path(found["deposits"]).expanduser().absolute())
+        found["deposits"] = str(expanded(found["deposits"]).absolute())
     _settings(found).checked().detector.tpc(found["tpc"])
     return found
 
@@ -125,7 +109,7 @@ def demo(options: Mapping[str, Any], threads: int | None = None) -> Path:
     """The folder of xy files of these options; what it lacks is generated, file by file, so that a killed run goes on.
 
     Args:
-        options: over DEFAULTS.
+        options: over OPTIONS.
         threads: for tiling; by default one a core.
 
     Raises:

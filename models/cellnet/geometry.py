@@ -16,6 +16,7 @@ import numpy as np
 
 from ground.documents import read_yaml
 from ground.errors import BadInput
+from ground.paths import expanded
 
 _BUNDLED = Path(__file__).parent / "detectors"
 PLANES = 3
@@ -126,7 +127,7 @@ def load(detector: str | Path) -> Detector:
         BadInput: there is no such file, or what it says makes no detector.
     """
     name = str(detector)
-    path = _BUNDLED / f"{name}.yaml" if (_BUNDLED / f"{name}.yaml").exists() else Path(name).expanduser()
+    path = _BUNDLED / f"{name}.yaml" if (_BUNDLED / f"{name}.yaml").exists() else expanded(name)
     if not path.exists():
         known = ", ".join(sorted(file.stem for file in _BUNDLED.glob("*.yaml")))
         raise BadInput(f"{path}: no such detector file; bundled are {known}")

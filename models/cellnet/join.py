@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from ground.errors import BadInput
 from ground.files import read_json
+from ground.schemas import Schema, checked
 from models.cellnet import names, xy
 from models.cellnet.geometry import Detector
 from models.cellnet.process import MANIFEST, mark
@@ -55,13 +58,21 @@ def join(folder: Path, tpcs: Sequence[int], detector: Detector, say: Callable[[s
     return outputs
 
 
+class _Manifest(Schema):
+    """What tiling says of the files of a folder."""
+
+    detector: str
+    downsample: Annotated[list[Annotated[int, Field(ge=1, le=1000)]], Field(min_length=3, max_length=3)]
+
+
 def _downsample(folder: Path, detector: Detector) -> tuple[int, int, int]:
     manifest = read_json(folder / MANIFEST)
     if manifest is None:
         return 8, 4, 4
-    if manifest["detector"] != mark(detector):
-        raise BadInput(f"{folder}: its files are of {manifest['detector']}, not {mark(detector)} (--detector)")
-    x, y, z = manifest["downsample"]
+    told = checked(_Manifest, manifest, folder / MANIFEST)
+    if told.detector != mark(detector):
+        raise BadInput(f"{folder}: its files are of {told.detector}, not {mark(detector)} (--detector)")
+    x, y, z = told.downsample
     return x, y, z
 
 

@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 
 from ground.errors import BadInput
+from ground.zips import opened_zip
 
 LARGEST = 4 << 30
 """Bytes that one member of an archive may take when unpacked."""
 LARGEST_OBJECTS = 1 << 30
 """The same of a member that holds objects."""
+_RATIO, _SLACK = 500, 64 << 20  # voxels compress well
 _CHUNK = 1 << 20  # bytes unpacked at once
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, RuntimeError, NotImplementedError)
 
@@ -118,15 +120,9 @@ def opened(path: Path) -> Iterator[Npz]:
     Raises:
         BadInput: it is missing, truncated or no npz archive.
     """
-    try:
-        archive = zipfile.ZipFile(path)
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise BadInput(f"{path}: a folder, not an npz file") from None
-    except zipfile.BadZipFile as error:
-        raise BadInput(f"{path}: not a whole npz file ({_line(error)})") from None
-    with archive:
+    if path.is_dir():
+        raise BadInput(f"{path}: a folder, not an npz file")
+    with opened_zip(path, _RATIO, _SLACK, "npz file") as archive:
         yield Npz(path, archive)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ground.documents import read_yaml
 from ground.errors import BadInput
+from ground.paths import expanded
 from models.cellnet import config as settings
 from models.cellnet.files import File, select
 from models.cellnet.options import Options, ranges
@@ -190,7 +191,7 @@ def _output(given: Any, fail: Any) -> Path:
     text = os.path.expandvars(given)
     if "$" in text:
         raise fail(f"output_dir is {given}, and the environment variable in it is not set")
-    return Path(text).expanduser()
+    return expanded(text)
 
 
 def _data(block: Mapping[str, Any], task: settings.Task) -> tuple[Options, list[File], list[File]]:

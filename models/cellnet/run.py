@@ -20,6 +20,7 @@ import torch
 
 from ground.errors import BadInput, CommandFailed
 from ground.files import atomic_path
+from ground.tables import read_table
 from models.base import Diverged, Place
 from models.cellnet import checkpoint
 from models.cellnet.data import CellData
@@ -165,10 +166,7 @@ def _summaries(output: Path) -> pd.DataFrame | None:
     file = output / "summaries_0.csv"
     if not file.exists():
         return None
-    try:
-        rows = pd.read_csv(file, sep=r"\s+")
-    except (ValueError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file}: not a table ({str(error).splitlines()[0]})") from None
+    rows = read_table(file, index=False, separator=" ")
     if "epoch" not in rows or not len(rows):
         raise BadInput(f"{file}: has no column epoch, or no row")
     return rows

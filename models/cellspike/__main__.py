@@ -2,7 +2,7 @@
 
     python -m models.cellspike generate --raw cells           simulated cells to try it on (or have your own)
     python -m models.cellspike calibrate cells -o set.conf.yaml
-    python -m models.cellspike pack cells/demo0011 --conf set.conf.yaml
+    python -m models.cellspike pack cells --conf set.conf.yaml
     python -m models.cellspike meta packs --witness demo0012 demo0022
     python -m models.cellspike aggregate packs -o practice3c_excite.cellSpike_4prB8kHz.data.h5 --name practice3c
     python -m models.cellspike describe FILE                  what is in a pack of any kind
@@ -10,7 +10,7 @@
     python -m models.cellspike design FILE.hpar.yaml          a network layer by layer
     python -m models.cellspike winner STUDY/trials/TRIAL/config.json -o FILE.hpar.yaml
 
-A network is searched for with run_hyperopt.py --family cellspike --data PACKS.
+A network is searched for with python run_hyperopt.py --family cellspike --data PACKS.
 """
 
 from __future__ import annotations

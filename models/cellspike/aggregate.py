@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ground import hdf5
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
 from models.cellspike.unfinished import KEY, Unfinished, alone, finished
@@ -74,7 +75,8 @@ class PackFile:
                 for name in ("frames", "unitStar_par"):
                     if f"{split}_{name}" not in file:
                         raise BadInput(f"{path}: has no {split}_{name}")
-                frames, star = file[f"{split}_frames"], file[f"{split}_unitStar_par"]
+                frames = hdf5.described(file, path, f"{split}_frames", kinds="iuf", rank=3)
+                star = hdf5.described(file, path, f"{split}_unitStar_par", rank=2)
                 rows[split] = frames.shape[0]
                 shapes.add(frames.shape[1:])
                 if sizes.get(split) != frames.shape[0] or star.shape != (frames.shape[0], len(names)):

@@ -18,6 +18,7 @@ import numpy as np
 
 from ground.errors import BadInput
 from ground.files import write_text
+from ground.paths import expanded
 from models.cellspike.cells import Cell, fixed
 from models.cellspike.unfinished import write_once
 from models.cellspike.units import bases
@@ -86,7 +87,7 @@ class Conf:
 
 def _place(conf: Path, text: str) -> Path:
     """Relative paths are relative to the conf."""
-    place = Path(text).expanduser()
+    place = expanded(text)
     return place if place.is_absolute() else conf.resolve().parent / place
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ground import hdf5
 from ground.errors import BadInput
 from ground.files import atomic_path
 from ground.hdf5 import reading_hdf5
@@ -128,11 +129,14 @@ class Cell:
             rows, count = frames.shape[0], len(self.names)
             tables = []
             for name in ("unit_par", "phys_par"):
-                if name not in file or file[name].shape != (rows, count):
-                    found = file[name].shape if name in file else "missing"
-                    raise BadInput(f"{path}: {name} is {found}, not {(rows, count)} as frames and {META} say")
-                tables.append(file[name][()])
-            quality = file["binQA"][()].reshape(rows, -1).all(1) if "binQA" in file else np.ones(rows, bool)
+                meant = f"not {(rows, count)} as frames and {META} say"
+                tables.append(hdf5.array(file, path, name, shape=(rows, count), meant=meant))
+            quality = np.ones(rows, bool)
+            if "binQA" in file:
+                quality = hdf5.array(file, path, "binQA")
+                if quality.shape[:1] != (rows,):
+                    raise BadInput(f"{path}: binQA has shape {quality.shape} of {rows} frames")
+                quality = np.asarray(quality.reshape(rows, -1).all(1))
         digest = zlib.crc32(f"{path.name} {rows} {self.bins} {len(self.probes)}".encode())
         for table in (*tables, quality):
             digest = zlib.crc32(table.tobytes(), digest)
@@ -163,7 +167,7 @@ class Cell:
     def _frames(self, file: h5py.File, path: Path) -> Any:
         if "frames" not in file:
             raise BadInput(f"{path}: has no frames")
-        frames = file["frames"]
+        frames = hdf5.described(file, path, "frames")
         if frames.ndim != 3 or frames.shape[1:] != (self.bins, len(self.probes)):
             raise BadInput(
                 f"{path}: frames are {frames.shape}; {META} says {self.bins} bins and {len(self.probes)} probes"

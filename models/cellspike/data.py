@@ -19,6 +19,7 @@ import numpy as np
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
 from ground.listing import resolve_files
+from ground.paths import expanded
 from models.cellspike import generate
 from models.cellspike.feeder import sweep
 from models.cellspike.options import Options, resolve
@@ -136,7 +137,7 @@ def own_block(path: str, block: Mapping[str, Any]) -> dict[str, Any]:
     """
     kept = {k: v for k, v in block.items() if k not in ("generator", "options", "path")}
     resolve_files(path)
-    return {**kept, "path": str(Path(path).expanduser().absolute())}
+    return {**kept, "path": str(expanded(path).absolute())}
 
 
 def _files(options: Options) -> tuple[list[Path], str]:
@@ -153,7 +154,7 @@ def _packs(options: Options) -> tuple[list[Pack], str]:
 
 
 def _opened(paths: Sequence[Path], options: Options) -> list[Pack]:
-    meta = Path(options.meta).expanduser() if options.meta else None
+    meta = expanded(options.meta) if options.meta else None
     return [open_pack(path, options.ranges, meta) for path in paths]  # type: ignore[arg-type]
 
 

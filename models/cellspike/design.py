@@ -13,6 +13,8 @@ from torch import nn
 from ground.documents import read_yaml
 from ground.errors import BadInput
 from ground.files import read_json, write_text
+from ground.schemas import Schema, Table, checked
+from ground.typed import command
 from models.cellspike import hpar
 from models.cellspike.config import resolve
 from models.cellspike.network import build, parameters, shapes
@@ -60,7 +62,7 @@ def design_main(given: argparse.Namespace) -> int:
         print(f"data key {key}: {value}")
     if given.output:
         _write(given.output, _space(given.design.name, given_settings, data, settings["LR"]))
-        print(f"{given.output}: run_hyperopt.py {given.output} --data PACKS")
+        print(f"{given.output}: {command('run_hyperopt.py', given.output, '--data', 'PACKS')}")
     return 0
 
 
@@ -88,6 +90,14 @@ def winner_main(given: argparse.Namespace) -> int:
     return 0
 
 
+class _Settings(Schema):
+    """Where a file says settings."""
+
+    settings: Table | None = None
+    fixed: Table | None = None
+    data: Table | None = None
+
+
 def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings and data block of a trial (with what its study fixes), a search space's `fixed`, or plain settings.
 
@@ -95,13 +105,14 @@ def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         BadInput: unreadable, or no settings.
     """
     content = read_yaml(path)
-    if isinstance(content.get("settings"), Mapping):
+    told = checked(_Settings, content, path)
+    if told.settings is not None:
         # <study>/trials/<trial>/config.json; what the study fixed is said once, two folders up
-        study = read_json(path.resolve().parents[2] / "study.json") if len(path.resolve().parents) > 2 else None
-        study = study or {}
-        return {**study.get("fixed", {}), **content["settings"]}, dict(study.get("data", {}))
+        above = path.resolve().parents[2] / "study.json" if len(path.resolve().parents) > 2 else path
+        study = checked(_Settings, read_json(above) or {}, above)
+        return {**(study.fixed or {}), **told.settings}, study.data or {}
     if "fixed" in content or "space" in content:
-        return dict(content.get("fixed") or {}), dict(content.get("data") or {})
+        return told.fixed or {}, told.data or {}
     return {str(key): value for key, value in content.items()}, {}
 
 

@@ -29,6 +29,7 @@ from ground.files import write_json
 from ground.machine import available_cpus
 from ground.paths import made
 from ground.processes import side_by_side
+from ground.settings import resolve
 from models.cellspike import population
 from models.cellspike.aggregate import packs_of, write_training_meta
 from models.cellspike.calibrate import Conf, calibrate
@@ -38,17 +39,16 @@ from models.cellspike.pack import pack
 from models.cellspike.unfinished import alone
 from models.cellspike.units import bases
 
-DEFAULTS: dict[str, int] = {
-    "types": 4,  # of cells, each of its own shape
-    "clones": 2,  # of each type
-    "witness": 2,  # cells not to train on: the last clone of the first types
-    "samples": 800,  # simulations a cell
-    "shard": 400,  # of them in a file
-    "bins": 8000,  # of 25 µs; a multiple of 200
-    "seed": 0,
-    "keep": 0,  # 1: keep the raw shards, 150 MB a cell
+OPTIONS: dict[str, tuple[int, int, int]] = {
+    "types": (4, 1, 99),  # of cells, each of its own shape
+    "clones": (2, 1, 9),  # of each type, told by one digit
+    "witness": (2, 0, 99),  # cells not to train on: the last clone of the first types
+    "samples": (800, 10, 10**9),  # simulations a cell
+    "shard": (400, 1, 10**9),  # of them in a file
+    "bins": (8000, 200, 10**9),  # of 25 µs; a multiple of 200
+    "seed": (0, 0, 2**31),
+    "keep": (0, 0, 1),  # 1: keep the raw shards, 150 MB a cell
 }
-_LEAST = {"types": 1, "clones": 1, "samples": 10, "shard": 1, "bins": 200}
 CONF = "demo.conf.yaml"
 _WORTH_PROCESSES = 1e6  # bins of all simulations below which starting processes takes longer than they save
 
@@ -59,17 +59,9 @@ def checked(options: Mapping[str, Any]) -> dict[str, int]:
     Raises:
         BadInput: an unknown option or an impossible value.
     """
-    for name, value in options.items():
-        if name not in DEFAULTS:
-            raise BadInput(f"unknown neurons option {name}; known are {', '.join(DEFAULTS)}")
-        least = _LEAST.get(name, 0)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise BadInput(f"neurons option {name} is {value!r}; it takes a whole number of at least {least}")
-    found = {**DEFAULTS, **options}
+    found = resolve("neurons", OPTIONS, options, "option")
     if found["bins"] % 200:
         raise BadInput(f"neurons option bins is {found['bins']}; it takes a multiple of 200 (8000: 200 ms)")
-    if found["clones"] > 9:
-        raise BadInput(f"neurons option clones is {found['clones']}; clones are told by one digit")
     if found["witness"] > found["types"] or found["witness"] >= found["types"] * found["clones"]:
         raise BadInput(f"neurons option witness is {found['witness']}: one a type at most, and not every cell")
     return found
@@ -115,7 +107,7 @@ def demo(options: Mapping[str, Any], processes: int | None = None) -> Path:
     """The folder with packs of simulated cells and their training meta file; what it lacks is made.
 
     Args:
-        options: as `DEFAULTS`.
+        options: over OPTIONS.
         processes: how many to use; by default one a core.
 
     Raises:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ground import pickled
 from ground.documents import parse_yaml, read_text
 from ground.errors import BadInput
 from models.cellspike import hpar
@@ -84,21 +84,15 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         BadInput: missing, damaged, a pickle of more than tensors and plain values, or no such checkpoint.
     """
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes torch raise, it is one bad file
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        reason = next((line for line in lines if "WeightsUnpickler" in line), lines[0])[:160]
-        raise BadInput(f"{path}: not a checkpoint of weights alone ({reason})") from None
+        content = pickled.load(path)
+    except BadInput as error:
+        raise BadInput(f"{error} (a checkpoint of weights alone is wanted)") from None
     if not isinstance(content, Mapping) or not isinstance(content.get("model_state"), Mapping):
         raise BadInput(f"{path}: has no model_state: it is no checkpoint of the original program")
     for name, value in content["model_state"].items():
         if not isinstance(value, Tensor):
             raise BadInput(f"{path}: model_state {name} is no tensor")
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise BadInput(f"{path}: model_state {name} is not finite")
     return dict(content)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import h5py
 import numpy as np
 
 from ground.errors import BadInput
-from ground.hdf5 import reading_hdf5
+from ground.hdf5 import reading_hdf5, refuse_too_large
 from models.cellspike.units import Units
 
 World = Literal["ontra", "mlpack1", "experiment"]
@@ -155,6 +156,7 @@ class Pack:
         if name is None:
             return None
         with _dataset(self.path, name) as dataset:
+            refuse_too_large(self.path, name, math.prod(dataset.shape[1:]) * self.rows(split) * dataset.dtype.itemsize)
             return np.asarray(dataset[rows])
 
     def unit(self, split: Split, rows: slice = slice(None)) -> np.ndarray | None:

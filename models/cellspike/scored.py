@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ground import hdf5
+from ground.documents import parse_json
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
 from ground.listing import resolve_files
@@ -138,7 +139,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         BadInput: unreadable, or none of this family's.
     """
     with reading_hdf5(path) as file:
-        arrays = {name: np.asarray(file[name]) for name in file}
+        arrays = hdf5.arrays(file, path)
         attributes = {name: value.item() if hasattr(value, "item") else value for name, value in file.attrs.items()}
     target = attributes.get("target")
     for name, there in (("target", attributes), *((n, attributes) for n in _LISTS), *((n, arrays) for n in _IDS)):
@@ -149,8 +150,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not len(arrays[target]) or any(len(array) != len(arrays[target]) for array in arrays.values()):
         raise BadInput(f"{path}: has no rows, or arrays of different lengths")
     try:
-        return arrays, {**attributes, **{name: json.loads(attributes[name]) for name in _LISTS}}
-    except (json.JSONDecodeError, TypeError):
+        return arrays, {**attributes, **{name: parse_json(attributes[name], name) for name in _LISTS}}
+    except (BadInput, TypeError):
         raise BadInput(f"{path}: its attributes {', '.join(_LISTS)} are no JSON lists") from None
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
+from ground import hdf5
 from ground.documents import parse_json
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
@@ -27,6 +28,7 @@ _SUFFIX = ".data.h5"
 _EXPERIMENT = "exper_frames"
 _MLPACK: Mapping[Split, str] = {"train": "train", "val": "valid", "test": "test"}
 _PROOF = 32  # rows that tell conventions apart, or metadata from arrays
+_AXES = {"cell": 1, "efel": 4, "stim": 3}
 _CLOSE = 2e-3  # relative: half precision keeps three digits
 
 
@@ -51,8 +53,9 @@ def open_pack(path: Path, ranges: Ranges = "auto", meta: Path | None = None) -> 
                 return _ontra(path, file, meta)
         except BadInput as error:
             raise error if str(path) in str(error) else BadInput(f"{path}: {error}") from None
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-            raise BadInput(f"{path}: its metadata cannot be used ({type(error).__name__}: {error})") from None
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+            line = f"{type(error).__name__}: {error}".replace("\n", " ")[:160]
+            raise BadInput(f"{path}: its metadata cannot be used ({line})") from None
         raw = "frames" in file or "voltages" in file
     hint = "; these are raw traces: pack them first (python -m models.cellspike pack)" if raw else ""
     raise BadInput(f"{path}: holds neither *_frames, *_volts_norm nor exper_frames{hint}")
@@ -252,9 +255,8 @@ def _no_overlap(path: Path, meta: Mapping[str, Any], sizes: Mapping[Split, int])
 
 def _experiment(path: Path, file: h5py.File, meta: Path | None) -> Pack:
     keys: dict[Split, dict[str, str]] = {"test": {"frames": _EXPERIMENT}}
-    shape = file[_EXPERIMENT].shape
-    if len(shape) != 3:
-        raise BadInput(f"{path}: {_EXPERIMENT} has the shape {shape}; (sweeps, bins, probes) is wanted")
+    meant = "(sweeps, bins, probes) is wanted"
+    shape = hdf5.described(file, path, _EXPERIMENT, kinds="iuf", rank=3, filled=True, meant=meant).shape
     zeros = dataset_of(file, "exper_unitStar_par")
     training = _training_meta(path, meta)
     table = (training.get("dataInfo") or {}).get("conductName")
@@ -262,7 +264,9 @@ def _experiment(path: Path, file: h5py.File, meta: Path | None) -> Pack:
         f"par_{i}" for i in range(zeros.shape[1] if zeros is not None and zeros.ndim == 2 else 0)
     )
     time = dataset_of(file, "time")
-    step = float(np.diff(time[:2])[0]) if time is not None and time.ndim == 1 and len(time) > 1 else 200.0 / shape[1]
+    step = 200.0 / shape[1]
+    if time is not None and time.ndim == 1 and len(time) > 1:
+        step = float(np.diff(hdf5.described(file, path, "time")[:2])[0])
     probes, named = _probes(path, ["soma"] if shape[2] == 1 else None, shape[2])
     return Pack(
         path=path,
@@ -308,18 +312,22 @@ def _shapes(
     shape: tuple[int, ...] | None = None
     columns: int | None = None
     for split, names in keys.items():
-        frames = file[names["frames"]]
-        if frames.ndim != axes or 0 in frames.shape[1:]:
-            wanted = "(rows, bins, probes" + (", stimuli)" if axes == 4 else ")")
-            raise BadInput(f"{path}: {names['frames']} has the shape {frames.shape}; {wanted} is wanted")
+        wanted = "(rows, bins, probes" + (", stimuli)" if axes == 4 else ")")
+        frames = hdf5.described(file, path, names["frames"], kinds="iuf", rank=axes, meant=f"{wanted} is wanted")
+        if 0 in frames.shape[1:]:
+            raise BadInput(f"{path}: {names['frames']} has shape {frames.shape}; {wanted} is wanted")
         if shape is not None and frames.shape[1:] != shape[1:]:
             raise BadInput(f"{path}: {names['frames']} has traces {frames.shape[1:]}, other splits {shape[1:]}")
         shape, sizes[split] = frames.shape, frames.shape[0]
         if "star" not in names and "unit" not in names:
             raise BadInput(f"{path}: {names['frames']} has no unit parameters beside it")
         for key, name in names.items():
-            if file[name].shape[0] != sizes[split]:
-                raise BadInput(f"{path}: {name} has {file[name].shape[0]} rows, {names['frames']} {sizes[split]}")
+            beside = hdf5.described(file, path, name, kinds="iu" if key == "cell" else hdf5.NUMBERS)
+            if beside.shape[:1] != (sizes[split],):
+                told = beside.shape[0] if beside.ndim else "no"
+                raise BadInput(f"{path}: {name} has {told} rows, {names['frames']} {sizes[split]}")
+            if _AXES.get(key, beside.ndim) != beside.ndim:
+                raise BadInput(f"{path}: {name} has shape {beside.shape}; {_AXES[key]} axes are wanted")
             if key in ("star", "unit", "phys"):
                 width = file[name].shape[1] if file[name].ndim == 2 else 0
                 if not width or (columns is not None and width != columns):
@@ -379,11 +387,10 @@ def _cell(path: Path) -> str:
 
 def _inside(file: h5py.File) -> dict[str, Any]:
     """`meta.JSON` of a file, {} where it has none."""
-    dataset = dataset_of(file, "meta.JSON")
-    if dataset is None:
+    if dataset_of(file, "meta.JSON") is None:
         return {}
-    text = dataset[()] if dataset.ndim == 0 else dataset[0]
-    content = parse_json(text, f"{file.filename}: meta.JSON")
+    text = hdf5.text(file, Path(file.filename), "meta.JSON")
+    content = parse_json(text, f"{file.filename}: meta.JSON", constants=True)
     if not isinstance(content, dict):
         raise BadInput(f"{file.filename}: meta.JSON is no mapping")
     return content

@@ -9,14 +9,14 @@ from ground.settings import Table
 from ground.settings import resolve as checked
 
 _SETTINGS: Table = {
-    "MODEL.HIDDEN_SIZE": (128, 1, None),
+    "MODEL.HIDDEN_SIZE": (128, 1, 65536),
     "MODEL.DROPOUT": (0.2, 0.0, 0.99),
     "MODEL.DROPOUT_RATES": (0.2, 0.0, 0.99),
     "MODEL.DROPOUT_EMBEDDING": (0.2, 0.0, 0.99),
-    "MODEL.NUM_HEADS": (2, 1, None),
-    "MODEL.NUM_LAYERS": (4, 1, None),
+    "MODEL.NUM_HEADS": (2, 1, 1024),
+    "MODEL.NUM_LAYERS": (4, 1, 256),
     "MODEL.ACTIVATION": ("relu", ("relu", "gelu"), None),
-    "MODEL.EMBED_DIM": (0, 0, None),
+    "MODEL.EMBED_DIM": (0, 0, 1024),
     "MODEL.LINEAR_EMBEDDER": (False, None, None),
     "MODEL.LEARNABLE_POSITION": (True, None, None),
     "MODEL.POSITION.OFFSET": (True, None, None),
@@ -33,7 +33,7 @@ _SETTINGS: Table = {
     "MODEL.DECODER.LAYERS": (1, 1, 2),
     "MODEL.LOSS.TYPE": ("poisson", ("poisson", "cel"), None),
     "MODEL.LOSS.TOPK": (1.0, 1e-6, 1.0),
-    "MODEL.MAX_SPIKE_COUNT": (20, 1, None),
+    "MODEL.MAX_SPIKE_COUNT": (20, 1, 1000),
     "MODEL.UNMASKED_LOSS_SCALE": (0.0, 0.0, None),
     "DATA.RANDOM_SUBSET_TRIALS": (1.0, 1e-6, 1.0),
     "TRAIN.BATCH_SIZE": (64, 1, None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -11,10 +12,15 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ground import hdf5
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
+from ground.limits import shown
+from ground.paths import expanded
 
 LARGEST_COUNT = 1000  # more spikes in one bin than any neuron fires
+LONGEST = 10_000
+"""Bins of a trial: attention takes memory that grows with their square."""
 _WHOLE, _SAMPLED = 64 * 2**20, 256  # bytes that a fingerprint reads whole; trials of what is larger
 
 
@@ -153,28 +159,25 @@ def _part(file: h5py.File, path: Path, part: str) -> Spikes:
     if heldout is not None and forward is not None and heldout_forward is None:
         raise BadInput(f"{path}: has {part}_data_heldin_forward but no {part}_data_heldout_forward")
     key = f"{part}_truth"
-    truth = np.asarray(file[key][()], dtype=np.float32) if key in file else None
+    truth = None
+    if key in file:
+        bins = heldin.shape[1] + (0 if forward is None else forward.shape[1])
+        units = None if heldout is None else heldin.shape[2] + heldout.shape[2]
+        truth = hdf5.array(file, path, key, shape=(heldin.shape[0], bins, units), finite=True, least=0, dtype="f4")
     return Spikes(heldin, heldout, forward, heldout_forward, truth)
 
 
 def _counts(file: h5py.File, path: Path, key: str) -> np.ndarray:
-    dataset = file[key]
-    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iufb":
-        raise BadInput(f"{path}: {key} is not an array of numbers")
-    if dataset.ndim != 3:
-        raise BadInput(f"{path}: {key} has shape {dataset.shape}; spike counts are (trials, bins, units)")
-    if 0 in dataset.shape:
-        raise BadInput(f"{path}: {key} is empty, shape {dataset.shape}")
-    array = np.asarray(dataset[()], dtype=np.float32)
+    meant = "spike counts are (trials, bins, units)"
+    array = hdf5.array(file, path, key, rank=3, filled=True, meant=meant, dtype=np.float32)
+    if array.shape[1] > LONGEST:
+        raise BadInput(f"{path}: {key} has {array.shape[1]} bins a trial; {LONGEST} are the most: cut it into trials")
     values = array
     if file.attrs.get("padded") and key == "eval_data_heldout":
         # our own preparation marks bins that are not part of a trial as NaN, all units at once
         padding = np.isnan(array).all(2)
         values = array[~padding]
-    if not np.isfinite(values).all():
-        raise BadInput(f"{path}: {key} holds {int((~np.isfinite(values)).sum())} non-finite values")
-    if (values < 0).any():
-        raise BadInput(f"{path}: {key} holds negative counts (smallest {values.min():g})")
+    hdf5.refuse_values(values, path, key, least=0)
     if (values != np.floor(values)).any():
         raise BadInput(f"{path}: {key} holds fractions; spike counts are whole numbers")
     if values.max(initial=0) > LARGEST_COUNT:
@@ -195,24 +198,62 @@ def _lfads(file: h5py.File, path: Path, share: float) -> SpikeData:
     heldout = np.unique(np.linspace(0, units - 1, count + 2)[1:-1].round().astype(int))
     heldin = np.setdiff1d(np.arange(units), heldout)
     order = np.concatenate([heldin, heldout])
-    factor = float(np.asarray(file["conversion_factor"][()]).reshape(-1)[0]) if "conversion_factor" in file else 1.0
+    factor = _factor(file, path)
     parts = []
     for name, array in (("train", train), ("valid", valid)):
         key, truth = f"{name}_truth", None
         if key in file:
-            truth = np.asarray(file[key][()], dtype=np.float32) / factor
-            if truth.shape != array.shape:
-                raise BadInput(f"{path}: {key} {truth.shape} is not the shape of its data {array.shape}")
-            truth = truth[:, :, order]
+            meant = f"that is not the shape of its data {array.shape}"
+            truth = hdf5.array(file, path, key, shape=array.shape, meant=meant, finite=True, dtype=np.float32)
+            truth = truth[:, :, order] / factor
         parts.append(Spikes(array[:, :, heldin], array[:, :, heldout], truth=truth))
     if parts[1].heldout is not None and parts[1].heldout.sum() == 0:
         raise BadInput(f"{path}: the units held out of valid_data hold not one spike")
     return SpikeData(parts[0], parts[1], str(path))
 
 
+def _factor(file: h5py.File, path: Path) -> float:
+    """By how much an LFADS file's rates are larger than counts."""
+    if "conversion_factor" not in file:
+        return 1.0
+    found = hdf5.array(file, path, "conversion_factor", finite=True).reshape(-1)
+    if not len(found) or not found[0] > 0:
+        raise BadInput(f"{path}: conversion_factor is no number above zero")
+    return float(found[0])
+
+
 def load(config: Mapping[str, Any], phase: str) -> SpikeData:
     """The data of a search space's `data` block (see `file_of`)."""
-    return load_h5(file_of(config, phase), phase, float(config.get("heldout_share", 0.25)))
+    share = config.get("heldout_share", 0.25)
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+        raise BadInput(f"data key heldout_share is {shown(share)}; it takes a share above 0 and below 1")
+    return load_h5(file_of(config, phase), phase, float(share))
+
+
+def shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Training trials, bins (observed and forward) and units (held-in and held-out) of a `data` block's file, by its
+    description alone.
+
+    Raises:
+        BadInput: as `file_of`; no such arrays.
+    """
+    path = file_of(config, "val")
+    about = path.stat()
+    return _shape(path, about.st_size, about.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _shape(path: Path, size: int, changed: int) -> tuple[int, int, int]:
+    with reading_hdf5(path) as file:
+        if "train_data_heldin" not in file:
+            found = hdf5.described(file, path, "train_data", rank=3).shape
+            return int(found[0]), int(found[1]), int(found[2])
+        trials, bins, units = hdf5.described(file, path, "train_data_heldin", rank=3).shape
+        if "train_data_heldin_forward" in file:
+            bins += hdf5.described(file, path, "train_data_heldin_forward", rank=3).shape[1]
+        if "train_data_heldout" in file:
+            units += hdf5.described(file, path, "train_data_heldout", rank=3).shape[2]
+    return int(trials), int(bins), int(units)
 
 
 def file_of(config: Mapping[str, Any], phase: str) -> Path:
@@ -229,17 +270,25 @@ def file_of(config: Mapping[str, Any], phase: str) -> Path:
     if unknown:
         raise BadInput(f"unknown data key {unknown[0]}; known are {', '.join(sorted(known))}")
     if "path" in config:
-        return Path(config["path"]).expanduser()
+        if not isinstance(config["path"], str) or not config["path"]:
+            raise BadInput(f"data key path is {shown(config['path'])}; it takes a file")
+        return expanded(config["path"])
     if config.get("generator") == "lorenz":
         from models.ndt import lorenz
 
-        return lorenz.ensure(config.get("options") or {})
+        options = config.get("options") or {}
+        if not isinstance(options, Mapping):
+            raise BadInput(f"data key options is {shown(options)}; it takes a mapping")
+        return lorenz.ensure(options)
     if "generator" in config:
-        raise BadInput(f"unknown generator {config['generator']!r}; there is lorenz")
+        raise BadInput(f"unknown generator {shown(config['generator'])}; there is lorenz")
     if "dataset" in config:
         from models.ndt import prepare
 
-        return prepare.ensure(str(config["dataset"]), phase, int(config.get("bin_ms", 5)))
+        width = config.get("bin_ms", 5)
+        if isinstance(width, bool) or not isinstance(width, int):
+            raise BadInput(f"data key bin_ms is {shown(width)}; it takes a whole number")
+        return prepare.ensure(str(config["dataset"]), phase, width)
     raise BadInput("the data block names neither path, dataset nor generator")
 
 
@@ -255,6 +304,7 @@ def fingerprint(config: Mapping[str, Any]) -> str:
             dataset = file[name]
             if not isinstance(dataset, h5py.Dataset) or "_data" not in name:
                 continue
+            hdf5.described(file, path, name)
             digest.update(repr((name, dataset.shape, str(dataset.dtype))).encode())
             rows = dataset.shape[0] if dataset.ndim else 0
             if dataset.nbytes <= _WHOLE or rows <= _SAMPLED:

@@ -11,8 +11,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ground import hdf5
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
+from ground.limits import shown
 from models.base import Predictor
 from models.ndt import prepare
 from models.ndt.data import SpikeData, load
@@ -73,6 +75,9 @@ def compare(target: dict[str, Any], submission: dict[str, Any]) -> dict[str, dic
     """
     from nlb_tools.evaluation import evaluate as reference
 
+    if not set(submission) & set(target):
+        told = [", ".join(list(map(shown, of))[:8]) or "nothing" for of in (submission, target)]
+        raise BadInput(f"no dataset in common: the submission has {told[0]}, the target {told[1]}")
     for dataset, arrays in submission.items():
         if dataset not in target:
             raise BadInput(f"there is no truth for {dataset} (the target has {', '.join(target) or 'nothing'})")
@@ -119,10 +124,19 @@ class _Arrays(dict[str, Any]):
         return np.array(super().__getitem__(name))
 
 
-def _read(path: Path) -> dict[str, dict[str, np.ndarray]]:
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """The arrays of each dataset (group) of a submission or of a target file."""
     with reading_hdf5(path) as file:
-        return {
-            dataset: {name: group[name][()] for name in group}
-            for dataset, group in file.items()
-            if isinstance(group, h5py.Group)
-        }
+        groups = {name: hdf5.member(file, path, name) for name in file}
+        return {name: _arrays(group, path, name) for name, group in groups.items() if isinstance(group, h5py.Group)}
+
+
+def _arrays(group: h5py.Group, path: Path, dataset: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in group:
+        kind = hdf5.described(group, path, name, kinds=f"{hdf5.NUMBERS}O")
+        if kind.dtype.kind == "O" and h5py.check_vlen_dtype(kind.dtype) is None:
+            raise BadInput(f"{path}: {dataset}/{name} holds {kind.dtype}, not numbers")
+        # conditions are lists of trials, of different lengths
+        found[name] = kind[()] if kind.dtype.kind == "O" else hdf5.array(group, path, name)
+    return found

@@ -15,7 +15,8 @@ from ground.errors import BadInput
 from models.base import Family, Metric, Place, Prediction, Predictor, Source
 from models.ndt import config as settings
 from models.ndt import original, prepare
-from models.ndt.data import SpikeData, fingerprint, load, open_h5
+from models.ndt.data import SpikeData, fingerprint, load, open_h5, shape
+from models.ndt.fits import refuse_unfit
 from models.ndt.folders import FOLDERS, folder
 from models.ndt.learner import NDTLearner
 from models.ndt.learner import Predictor as SpikePredictor
@@ -72,6 +73,14 @@ class NDTFamily(Family):
     def check(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return settings.resolve(config)
 
+    def feasible(self, config: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
+        """Whether a training step of the network fits into any device's memory."""
+        try:
+            refuse_unfit(settings.resolve(chosen), *shape(config))
+        except (BadInput, OSError):
+            return False
+        return True
+
     def learner(self, config: Mapping[str, Any], data: SpikeData, place: Place, seed: int) -> NDTLearner:
         return NDTLearner(settings.resolve(config), data, place, seed)
 
@@ -103,7 +112,7 @@ class NDTFamily(Family):
 
     def describe(self, data: SpikeData) -> dict[str, str]:
         return {
-            "trials": f"{data.train.trials} training, {data.eval.trials} validation",
+            "recorded trials": f"{data.train.trials} training, {data.eval.trials} validation",
             "bins": f"{data.bins} observed, {data.forward_bins} forward",
             "units": f"{data.heldin_units} held-in, {data.heldout_units} held-out",
         }

@@ -16,6 +16,7 @@ from ground.states import fit_network
 from models.base import Diverged, Learner, Metric, Place, Prediction
 from models.ndt.attention import RandomBits
 from models.ndt.data import SpikeData, Spikes
+from models.ndt.fits import refuse_unfit
 from models.ndt.masking import Masker
 from models.ndt.metrics import bits_per_spike_tensor, r2
 from models.ndt.network import NDT
@@ -47,6 +48,7 @@ class NDTLearner(Learner):
         self.bins, self.heldin_units = data.bins, data.heldin_units
         self.units = data.heldin_units + data.heldout_units
         self.length = data.bins + data.forward_bins
+        refuse_unfit(config, count, self.length, self.units)
         self._bits = RandomBits(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -13,8 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ground.errors import BadInput
+from ground.limits import shown
 from models.ndt.attention import Band, Dropout, Linear, RandomBits, SelfAttention, make_band
 from models.ndt.config import resolve
+from models.ndt.data import LONGEST
+
+MOST_UNITS = 100_000
 
 
 class ScaleNorm(nn.Module):
@@ -237,7 +242,15 @@ class NDT(nn.Module):
 
 
 def build(config: Mapping[str, Any], weights: Mapping[str, Any], device: str) -> NDT:
-    """A network holding `weights`, ready to predict; its initial weights are never drawn."""
+    """A network holding `weights`, ready to predict; its initial weights are never drawn.
+
+    Raises:
+        BadInput: its sizes are no whole numbers, or larger than any that was trained.
+        RuntimeError: the tensors are not of these sizes.
+    """
+    for name, most in (("length", LONGEST), ("units", MOST_UNITS), ("max_spikes", 2**20)):
+        if type(weights[name]) is not int or not 0 <= weights[name] <= most:
+            raise BadInput(f"its {name} is {shown(weights[name])}; it takes a whole number up to {most}")
     with torch.device("meta"):
         network = NDT(resolve(config), weights["length"], weights["units"], weights["max_spikes"], initialize=False)
     positions = weights["network"].get("pos_encoder.pos_embedding.weight")

@@ -6,9 +6,7 @@ tensors, plain containers, numpy scalars and the yacs settings node, which is re
 
 from __future__ import annotations
 
-import io
-import pickletools
-import zipfile
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,28 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from ground import pickled
 from ground.errors import BadInput
+from ground.limits import LARGEST_WHOLE
 from models.ndt import config as settings
 from models.ndt.network import build
 from models.ndt.prepare import known
 
-_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-_ALLOWED = {
-    "collections OrderedDict",
-    "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_parameter",
-    "torch Size",
-    "torch device",
-    "torch storage.UntypedStorage",
+_ALSO = {
     "yacs.config CfgNode",
-    "_codecs encode",
-    *(f"{module} {name}" for module in ("__builtin__", "builtins") for name in ("set", "frozenset")),
     *(f"numpy{core}.multiarray scalar" for core in (".core", "._core")),
     "numpy dtype",
-    *(f"torch {kind}Storage" for kind in _STORAGES),
-    *(f"torch.storage {kind}" for kind in ("UntypedStorage", "TypedStorage")),
     *(f"numpy.dtypes {kind}DType" for kind in ("Float64", "Float32", "Int64", "Int32", "Bool")),
 }
+"""What its pickles name besides tensors and plain containers."""
 _TRIAL_LENGTH = "MODEL.TRIAL_LENGTH"
 _NEEDED = ("state_dict", "config", "max_spikes", "num_neurons", "trial_length")
 
@@ -49,73 +39,21 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         BadInput: unreadable, truncated, missing a part, or a pickle that asks for anything not on the list.
     """
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file")
-    try:
-        for pickled in _pickles(path):
-            _refuse_strangers(pickled, path)
-        numpy_core: Any = getattr(np, "_core", None) or np.core
-        allowed: list[Any] = [
-            (OrderedDict, "yacs.config.CfgNode"),
-            (numpy_core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-            numpy_core.multiarray.scalar,
-            np.dtype,
-            *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?")),
-        ]
-        with torch.serialization.safe_globals(allowed):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except BadInput:
-        raise
-    except Exception as error:  # whatever a damaged file makes torch raise, it is one bad file
-        raise BadInput(f"{path}: not a readable checkpoint ({_reason(error)})") from None
+    numpy_core: Any = getattr(np, "_core", None) or np.core
+    types: list[Any] = [
+        (OrderedDict, "yacs.config.CfgNode"),
+        (numpy_core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+        numpy_core.multiarray.scalar,
+        np.dtype,
+        *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?")),
+    ]
+    content = pickled.load(path, _ALSO, types)
     if not isinstance(content, dict):
         raise BadInput(f"{path}: not a checkpoint but a {type(content).__name__}")
     missing = [name for name in _NEEDED if name not in content]
     if missing:
         raise BadInput(f"{path}: has no {missing[0]}")
     return content
-
-
-def _reason(error: Exception) -> str:
-    """The one line of torch's many that says what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return next((line for line in lines if "WeightsUnpickler error" in line or "nsupported" in line), lines[0])[:160]
-
-
-def _pickles(path: Path) -> list[bytes]:
-    if not zipfile.is_zipfile(path):
-        return [path.read_bytes()]
-    with zipfile.ZipFile(path) as archive:
-        return [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
-
-
-def _refuse_strangers(pickled: bytes, path: Path) -> None:
-    """Look through a pickle without running it, and name what is not on the list.
-
-    torch's own restricted loader stands behind this; here the refusal gets a clear name.
-    """
-    for wanted in _globals(pickled):
-        if wanted not in _ALLOWED:
-            raise BadInput(f"{path}: refused, its pickle asks for {wanted.replace(' ', '.')}")
-
-
-def _globals(pickled: bytes) -> list[str]:
-    """What a pickle, or several one after another, would import: "module name"."""
-    found: list[str] = []
-    stream = io.BytesIO(pickled)
-    while stream.tell() < len(pickled):
-        texts: list[str] = []
-        try:
-            for opcode, argument, _ in pickletools.genops(stream):
-                if isinstance(argument, str):
-                    texts.append(argument)
-                if opcode.name in ("GLOBAL", "INST"):
-                    found.append(str(argument))
-                elif opcode.name == "STACK_GLOBAL":
-                    found.append(" ".join(texts[-2:]))
-        except (ValueError, UnicodeDecodeError):
-            break  # a legacy file's raw tensor data follows; torch reads or refuses it
-    return found
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -145,8 +83,6 @@ def convert(path: Path, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
     bad = [k for k, v in state.items() if not isinstance(v, torch.Tensor)]
     if bad:
         raise BadInput(f"{path}: its state_dict entry {bad[0]} is no tensor")
-    if any(not torch.isfinite(v).all() for v in state.values() if v.is_floating_point()):
-        raise BadInput(f"{path}: its weights are not all finite")
     flat = flatten(content["config"])
     try:
         config = settings.resolve({k: v for k, v in flat.items() if k in settings.DEFAULTS})
@@ -172,8 +108,9 @@ def convert(path: Path, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def _whole(path: Path, name: str, value: Any, least: int | None = None) -> int:
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         value = value.item()
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not is_number or not float(value).is_integer() or (least is not None and value < least):
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    whole = number and math.isfinite(value) and value == int(value) and abs(value) <= LARGEST_WHOLE
+    if not whole or (least is not None and value < least):
         raise BadInput(f"{path}: its {name} is no whole number{'' if least is None else f' from {least}'}")
     return int(value)
 

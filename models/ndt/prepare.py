@@ -27,6 +27,7 @@ import numpy as np
 from ground.errors import BadInput
 from ground.files import atomic_path
 from ground.paths import made
+from ground.typed import command
 from models.ndt.folders import folder
 
 
@@ -161,7 +162,8 @@ def tensors(
     """
     source = raw_folder(dataset)
     if not source.is_dir() or not any(source.glob("*.nwb")):
-        raise BadInput(f"no raw data for {dataset} in {source}; get it with: python -m download data {dataset}")
+        get = command("-m", "download", "data", dataset)
+        raise BadInput(f"no raw data for {dataset} in {source}; get it with: {get}")
     count = len(list(source.glob("*.nwb")))
     say(f"{dataset}: reading {count} NWB file{'s' if count > 1 else ''} from {source} (minutes for the large ones)")
     with quiet_nlb_tools():

@@ -6,14 +6,15 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ground import hdf5
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
 from ground.tables import read_table
+from ground.typed import command
 from models.base import Family, Place, Prediction
 from models.ndt import original
 from models.ndt.data import SpikeData
@@ -122,15 +123,9 @@ def read_array(submission: Path, dataset: str, name: str) -> np.ndarray:
     with reading_hdf5(submission) as file:
         if dataset not in file:
             raise BadInput(f"{submission}: has no group {dataset} (has {', '.join(file) or 'nothing'})")
-        group: Any = file[dataset]
-        if name not in group:
+        if f"{dataset}/{name}" not in file:
             raise BadInput(f"{submission}: {dataset} has no {name}")
-        array = np.asarray(group[name][()])
-    if array.dtype.kind not in "fiu":
-        raise BadInput(f"{submission}: {dataset}/{name} is not an array of numbers")
-    if not np.isfinite(array).all():
-        raise BadInput(f"{submission}: {dataset}/{name} holds {int((~np.isfinite(array)).sum())} non-finite values")
-    return array
+        return hdf5.array(file, submission, f"{dataset}/{name}", kinds="fiu", finite=True)
 
 
 def validate(
@@ -159,11 +154,11 @@ def validate(
         raise BadInput(f"{dataset!r} is not a dataset of the archive; there are {', '.join(SIZES)}")
     folder = root / dataset
     if not folder.is_dir():
-        raise BadInput(f"{folder}: no checkpoints there; get them with: python -m download checkpoints")
+        raise BadInput(f"{folder}: no checkpoints there; get them with: {command('-m', 'download', 'checkpoints')}")
     for name in ARRAYS:  # a wrong file is told before minutes of inference
         read_array(submission, dataset, name)
-    frame = read_table(folder / "models.csv", ("trial_id", "val_ckpt"))
-    if "co-bps" not in frame or frame.empty:
+    frame = read_table(folder / "models.csv", ("trial_id", "val_ckpt"), ("co-bps",))
+    if frame.empty:
         raise BadInput(f"{folder / 'models.csv'}: ranks no models")
     if size is not None and not 1 <= size <= len(frame):
         raise BadInput(f"--n {size}: there are {len(frame)} checkpoints")

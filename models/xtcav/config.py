@@ -34,13 +34,13 @@ _SETTINGS: Table = {
     "DROPOUT": (0.2, 0.0, 0.95),
     # convnet_app: channels, side, strides (rows, columns) of the kernels, units of the dense layer, window and stride
     # of both pools
-    "K1CH": (8, 1, None),
-    "K1DIM": (8, 1, None),
+    "K1CH": (8, 1, 4096),
+    "K1DIM": (8, 1, 1024),
     "K1STRD": ("1,1", None, None),
-    "K2CH": (8, 1, None),
-    "K2DIM": (6, 1, None),
+    "K2CH": (8, 1, 4096),
+    "K2DIM": (6, 1, 1024),
     "K2STRD": ("1,1", None, None),
-    "H3U": (10, 1, None),
+    "H3U": (10, 1, 65536),
     "POOL": ("13,10", None, None),
     # of the published nets: standard deviation of the truncated normal at the start, kernels and dense (0: the net's),
     # and the biases of some layers
@@ -68,7 +68,7 @@ _SETTINGS: Table = {
     "LABEL_SMOOTHING": (0.05, 0.0, 0.9),
     "CLASS_WEIGHTS": ("none", ("none", "balanced", "root"), None),
     "SAMPLING": ("plain", ("plain", "balanced", "weighted"), None),
-    "SHIFT": (2, 0, None),
+    "SHIFT": (2, 0, 4096),
     "GAIN": (0.0, 0.0, 0.9),
     "NOISE": (0.0, 0.0, None),
     "HUBER": (1.0, 1e-6, None),

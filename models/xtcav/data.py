@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ground.errors import BadInput
+from ground.paths import expanded
 from models.xtcav.files import files_of, resolve_files
 from models.xtcav.fingerprint import fingerprint
 from models.xtcav.index import Index, scan
@@ -116,7 +117,7 @@ def own_block(path: str, block: Mapping[str, Any]) -> dict[str, Any]:
     """
     kept = {k: v for k, v in block.items() if k not in ("generator", "options", "path")}
     resolve_files(path)
-    return {**kept, "path": str(Path(path).expanduser().absolute())}
+    return {**kept, "path": str(expanded(path).absolute())}
 
 
 def load(config: Mapping[str, Any], phase: str) -> XtcavData:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ground import hdf5
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
 from models.base import Family, Metric, Place, Prediction, Predictor, Scorer
@@ -198,7 +199,9 @@ def _read(path: Path, data: XtcavData) -> Prediction:
         lacking = [name for name in IDS if name not in file]
         if lacking:
             raise BadInput(f"{path}: has no {lacking[0]}: it is no file of predictions")
-        content = {name: np.asarray(file[name]) for name in file}
+        content = hdf5.arrays(file, path)
+    if any(len(array) != len(content[IDS[0]]) if array.ndim else True for array in content.values()):
+        raise BadInput(f"{path}: its arrays are of different lengths")
     place = {shot: row for row, shot in enumerate(zip(*(content[name].tolist() for name in IDS), strict=True))}
     wanted = zip(*(data.eval.ids[name].tolist() for name in IDS), strict=True)
     try:

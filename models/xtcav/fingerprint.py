@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from ground import hdf5
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
 from models.xtcav.files import files_of, resolve_files
@@ -51,6 +53,7 @@ def _sample(file: Any, options: Options, whole: bool, digest: Any) -> None:
         dataset = file.get(name) if name else None
         if not isinstance(dataset, h5py.Dataset):
             continue
+        hdf5.described(file, Path(file.file.filename), name)
         digest.update(repr((name, dataset.shape, str(dataset.dtype))).encode())
         if name != options.image or whole or dataset.ndim == 0:
             digest.update(np.ascontiguousarray(dataset[()]).tobytes())

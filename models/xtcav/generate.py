@@ -27,18 +27,19 @@ from ground.files import atomic_path, write_json
 from ground.machine import available_cpus
 from ground.paths import made
 from ground.processes import side_by_side
+from ground.settings import resolve
 from models.xtcav.folders import folder
 from models.xtcav.picture import render
 from models.xtcav.waveforms import find_peaks, label_of, waveforms
 
-DEFAULTS: dict[str, int] = {
-    "files": 8,  # of labelled runs
-    "rows": 500,  # shots a file
-    "runs": 2,  # labelled runs: 70, 71, ...
-    "dark": 50,  # shots of the dark run; 0: none
-    "pred": 100,  # shots for prediction only; 0: none
-    "scale": 1,  # pixels of 1/scale the resolution
-    "seed": 0,
+OPTIONS: dict[str, tuple[int, int, int]] = {
+    "files": (8, 1, 10**4),  # of labelled runs
+    "rows": (500, 1, 10**6),  # shots a file
+    "runs": (2, 1, 10**4),  # labelled runs: 70, 71, ...
+    "dark": (50, 0, 10**6),  # shots of the dark run; 0: none
+    "pred": (100, 0, 10**6),  # shots for prediction only; 0: none
+    "scale": (1, 1, 16),  # pixels of 1/scale the resolution
+    "seed": (0, 0, 2**31),
 }
 LABELLED = "amo86815_mlearn-*.h5"
 DARK = "amo86815_dark-*.h5"
@@ -54,20 +55,9 @@ def checked(options: Mapping[str, Any]) -> dict[str, int]:
     Raises:
         BadInput: an unknown option or an impossible value.
     """
-    for name, value in options.items():
-        if name not in DEFAULTS:
-            raise BadInput(f"unknown xtcav option {name}; known are {', '.join(DEFAULTS)}")
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int)
-            or value < (name in ("files", "rows", "runs", "scale"))
-        ):
-            raise BadInput(f"xtcav option {name} is {value!r}; it takes a whole number above 0")
-    found = {**DEFAULTS, **options}
+    found = resolve("xtcav", OPTIONS, options, "option")
     if found["runs"] > found["files"]:
         raise BadInput(f"xtcav option runs is {found['runs']}: more runs than files ({found['files']})")
-    if found["scale"] > 16:
-        raise BadInput("xtcav option scale is above 16: nothing would be seen")
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ground import hdf5
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
 from models.xtcav.options import Options
@@ -128,10 +129,8 @@ def _scan_file(path: Path, group: str, options: Options, labels_needed: bool, sk
         file = whole.get(group or "/")
         if not isinstance(file, h5py.Group):
             raise BadInput(f"{path}: has no group {group}; has {', '.join(sorted(whole)[:8]) or 'nothing'}")
-        images = _dataset(file, path, options.image)
-        if images.dtype.kind not in "iuf":
-            raise BadInput(f"{path}: {options.image} holds {images.dtype}, not numbers")
-        if images.ndim < 3 or 0 in images.shape:
+        images = _dataset(file, path, options.image, kinds="iuf", filled=True)
+        if images.ndim < 3:
             raise BadInput(f"{path}: {options.image} has shape {images.shape}; images are (shots, rows, columns)")
         leading, shape = images.shape[:-2], images.shape[-2:]
         count = int(np.prod(leading))
@@ -157,13 +156,12 @@ def _scan_file(path: Path, group: str, options: Options, labels_needed: bool, sk
         return _Scanned(path, group, leading, shape, images.dtype, label, targets, scalars, run, stamped, keep)
 
 
-def _dataset(file: h5py.Group, path: Path, name: str) -> h5py.Dataset:
-    found = file.get(name)
-    if not isinstance(found, h5py.Dataset):
+def _dataset(file: h5py.Group, path: Path, name: str, **wanted: Any) -> h5py.Dataset:
+    if not isinstance(file.get(name), h5py.Dataset):
         has = sorted(file)[:8]
         whole = posixpath.join(file.name, name).lstrip("/")
         raise BadInput(f"{path}: has no dataset {whole}; has {', '.join(has) or 'nothing'}")
-    return found
+    return hdf5.described(file, path, name, **wanted)
 
 
 def _column(file: h5py.Group, path: Path, name: str, leading: tuple[int, ...]) -> np.ndarray:
@@ -172,9 +170,7 @@ def _column(file: h5py.Group, path: Path, name: str, leading: tuple[int, ...]) -
     shape = dataset.shape
     if shape[: len(leading)] != leading or len(shape) > len(leading) + 1:
         raise BadInput(f"{path}: {name} has shape {shape}, the images {leading} shots")
-    if dataset.dtype.kind not in "iufb":
-        raise BadInput(f"{path}: {name} holds {dataset.dtype}, not numbers")
-    return np.asarray(dataset[()]).reshape(int(np.prod(leading)), -1)
+    return hdf5.array(file, path, name).reshape(int(np.prod(leading)), -1)
 
 
 def _labels(values: np.ndarray, path: Path, name: str) -> np.ndarray:
@@ -194,6 +190,7 @@ def _numbers(file: h5py.Group, path: Path, name: str, leading: tuple[int, ...], 
 def _integers(file: h5py.Group, name: str, count: int) -> np.ndarray | None:
     found = file.get(name)
     if isinstance(found, h5py.Dataset) and found.dtype.kind in "iu" and found.shape in ((count,), (count, 1), ()):
+        hdf5.described(file, Path(file.file.filename), name)
         return np.broadcast_to(np.asarray(found[()], np.int64).reshape(-1), (count,))
     return None
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ground.documents import read_yaml
+from ground.schemas import Schema, Table, checked
 from models.xtcav import config as settings
 from models.xtcav import data as shots
 from models.xtcav import memory
@@ -21,6 +22,13 @@ SEED_NET = {"NET": "convnet_app", "SCALARS": False, "OPTIMIZER": "momentum"}
 """The net of the original program's log: 6726 variables, 726x568 pixels, batch 32."""
 
 
+class _Settings(Schema):
+    """Where a file says settings."""
+
+    fixed: Table | None = None
+    data: Table | None = None
+
+
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings and `data` block of a YAML file: a search space (its `fixed`), or settings alone.
 
@@ -28,8 +36,9 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         BadInput: unreadable, or no mapping.
     """
     content = read_yaml(path)
+    told = checked(_Settings, content, path)
     if "fixed" in content or "data" in content:
-        return dict(content.get("fixed") or {}), dict(content.get("data") or {})
+        return told.fixed or {}, told.data or {}
     return content, {}
 
 

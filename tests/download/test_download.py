@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import random
@@ -97,6 +98,68 @@ def test_wrong_checksum_is_thrown_away(site: Site) -> None:
     root = folder("SUBMISSION_VALIDATION_ROOT")
     assert not list(root.rglob("*.pth"))
     assert not list(root.glob("*.part"))
+
+
+def kinds(content: bytes) -> dict[str, str]:
+    return {kind: f"{kind}:{hashlib.new(kind, content).hexdigest()}" for kind in ("md5", "sha256")}
+
+
+@pytest.mark.parametrize("kind", ["md5", "sha256"])
+def test_the_users_checksum_is_proven(site: Site, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    content = archive()
+    command = ["checkpoints", "--url", zenodo(site, content), "--quiet", "--checksum"]
+    right, wrong = kinds(content)[kind], kinds(b"another archive")[kind]
+    root = folder("SUBMISSION_VALIDATION_ROOT")
+    assert main([*command, wrong]) == 1
+    error = capsys.readouterr().err
+    assert wrong in error and len(error.strip().splitlines()) == 1
+    assert not root.exists()  # nothing is left, not even the folder
+    assert main([*command, right.upper().replace(kind.upper(), kind)]) == 0
+    assert (root / "mc_maze/4.lve.pth").exists()
+    before = len(site.requests)
+    assert main([*command, right]) == 0  # was proven before
+    assert [path for path, _ in site.requests[before:]] == ["/api/records/5875246"]
+    assert main([*command, wrong]) == 1
+    assert (root / "mc_maze/4.lve.pth").exists()
+
+
+def test_a_server_that_lies_about_what_it_hands_over(site: Site) -> None:
+    """The record's own checksum fits the file; the user knows another."""
+    url = zenodo(site, archive({"top/evil": b"something else"}))
+    with pytest.raises(DownloadFailed, match="as --checksum says"):
+        get(url, checksum=kinds(archive())["sha256"])
+    assert not folder("SUBMISSION_VALIDATION_ROOT").exists()
+
+
+def test_what_was_not_proven_is_brought_again(site: Site) -> None:
+    content = archive()
+    url = zenodo(site, content)
+    get(url)
+    get(url, checksum=kinds(content)["sha256"])  # only the server's md5 was known so far
+    assert len([path for path, _ in site.requests if path.startswith("/files")]) == 2
+
+
+def test_a_copy_is_proven_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, root = tmp_path / "a.zip", tmp_path / "root"
+    path.write_bytes(archive())
+    command = ["checkpoints", "--from-file", str(path), "--root", str(root), "--quiet", "--checksum"]
+    assert main([*command, kinds(b"")["md5"]]) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert path.exists() and not root.exists()
+    assert main([*command, kinds(path.read_bytes())["sha256"]]) == 0
+    assert (root / "mc_maze/0.lve.pth").exists()
+
+
+@pytest.mark.parametrize(
+    "checksum", ["", "md5", "md5:", "sha1:" + "0" * 40, "md5:" + "0" * 31, "sha256:" + "0" * 32, "md5:" + "g" * 32,
+                 "md5:" + "٣" * 32, "0" * 32]
+)  # fmt: skip
+def test_what_is_no_checksum_is_refused(site: Site, checksum: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["checkpoints", "--url", zenodo(site, archive()), "--checksum", checksum]) == 2
+    error = capsys.readouterr().err
+    assert "--checksum" in error and len(error.strip().splitlines()) == 1
+    assert not site.requests
+    assert main(["data", "mc_rtt", "--checksum", "md5:" + "0" * 32]) == 2
 
 
 def test_a_server_that_never_hands_it_over(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

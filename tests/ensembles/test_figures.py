@@ -50,7 +50,8 @@ def test_missing_values_lie_below_all_others() -> None:
     _, figure = figures.coordinates(trials(), SPACE, "mse")
     axes = {axis.label: np.array(axis["values"], float) for axis in figure.data[0].dimensions}
     assert all(np.isfinite(values).all() for values in axes.values())
-    momentum = axes["momentum (bottom: none)"]
+    momentum = axes["<br>momentum<br>*"]
+    assert figure.layout.meta["notes"]["momentum"] == "below all others (*): trials without it"
     assert momentum[1] == momentum[3] == momentum[5] < 0.1
     assert figures.importance(trials(), SPACE, "mse") is not None
 

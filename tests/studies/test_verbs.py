@@ -40,7 +40,7 @@ def test_every_study_is_listed(study: Study, capsys: pytest.CaptureFixture[str])
     assert main(["list"]) == 0
     told = capsys.readouterr()
     assert "one" in told.out
-    assert "broken/study.json: damaged; it is left out" in told.err
+    assert "broken/study.json: not valid JSON" in told.err
 
 
 def _scores(study: Study) -> list[float]:

@@ -1,4 +1,5 @@
-"""What all searchers share: the history, the points under way, and never the same point twice."""
+"""What all searchers share: the history, the points under way, and never the same point twice (but for that of an
+empty space)."""
 
 from __future__ import annotations
 
@@ -64,8 +65,12 @@ class SpaceSearcher(Searcher):
         """
 
     def suggest(self, trial_id: str) -> Point | str | None:  # type: ignore[override]
-        rng = np.random.default_rng([self.seed, self.asked])
-        point = self._fresh(prune(self.space, self.propose(rng)), rng)
+        point: Point | None
+        if self.space:
+            rng = np.random.default_rng([self.seed, self.asked])
+            point = self._fresh(prune(self.space, self.propose(rng)), rng)
+        else:  # one setting, as often as asked for: its trials differ by their seeds
+            point = {} if self.feasible({}) else None
         if point is None:
             return str(Searcher.FINISHED)
         self.asked += 1

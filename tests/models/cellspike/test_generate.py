@@ -240,7 +240,7 @@ def test_a_killed_demo_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     [
         ({"cells": 3}, "unknown neurons option cells"), ({"samples": 3}, "at least 10"), ({"bins": 500}, "of 200"),
         ({"witness": 5}, "one a type"), ({"types": 1, "clones": 1, "witness": 1}, "not every cell"),
-        ({"seed": -1}, "seed is -1"), ({"samples": True}, "samples is True"), ({"clones": 12}, "one digit"),
+        ({"seed": -1}, "seed is -1"), ({"samples": True}, "samples is True"), ({"clones": 12}, "at most 9"),
     ],
 )  # fmt: skip
 def test_impossible_options(options: dict[str, int], says: str) -> None:
