@@ -38,6 +38,7 @@ def start(family: Family, options: Options, folder: Path) -> None:
         CommandFailed: it could not start.
     """
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.pop("RAY_AUTH_MODE", None)  # Ray's own default for what it starts is to want a token
     # without this Ray takes the address below for the machine's outer one
     ray._private.ray_constants.ENABLE_RAY_CLUSTER, several = False, ray._private.ray_constants.ENABLE_RAY_CLUSTER
     try:

@@ -94,7 +94,7 @@ class StudyFeed(Searcher):
         self.searcher.warm_start(warm_points(path, self.searcher, self.study.config["objective"]))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        self._look()
+        self.look()
         with self.disk_watched():
             config = None if self.closed else self._next_trial()
         if self.closed or config is None:
@@ -122,7 +122,7 @@ class StudyFeed(Searcher):
                 raise
             self.stop("disk full")
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """A study that was deleted gets no more trials."""
         if not (self.study.path / "study.json").exists():
             self.stop(StudyGone.why)
@@ -150,7 +150,7 @@ class StudyFeed(Searcher):
         name = self.trial_ids.get(trial_id)
         if name is None:
             return
-        self._look()
+        self.look()
         ended = read_result(self.study.trials / name)
         if ended is None and self.closed:
             return  # interrupted: it goes on another time

@@ -150,6 +150,7 @@ class _Follow(tune.Callback):
         if result.get("status") in HALTS:
             self.feed.stop(result["status"])
             return
+        self.feed.look()
         score = result.get("score")
         score = score if score is not None and math.isfinite(score) else None
         self.shown.report(self._name(trial), result["progress"], score)

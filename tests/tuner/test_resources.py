@@ -11,7 +11,7 @@ from ground.errors import BadInput
 from ground.machine import available_cpus
 from models.base import Metric
 from tuner.progress import Progress, clock
-from tuner.resources import plan
+from tuner.resources import plan, plan_nodes
 
 
 @given(
@@ -33,6 +33,31 @@ def test_two_trials_on_each_gpu_as_the_winners_ran() -> None:
     assert plan(16, 4, None, 1, 0.5) == 8
     with pytest.raises(BadInput, match="at most 8"):
         plan(16, 4, 9, 1, 0.5)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 16), st.integers(0, 8)), max_size=4),
+    st.sampled_from([0.5, 1, 2, 3]),
+    st.sampled_from([0, 0.5, 1, 2]),
+    st.integers(1, 4),
+)
+def test_a_cluster_takes_what_its_nodes_take(
+    nodes: list[tuple[int, int]], cpus: float, gpus: float, ranks: int
+) -> None:
+    """A process lies on one node, whatever the sums over all nodes are."""
+    places = 0
+    for there, devices in nodes:
+        while there >= cpus and devices >= gpus:  # one after the other, as Ray puts them
+            there, devices, places = there - cpus, devices - gpus, places + 1
+    if gpus == 0.5 and ranks > 1:
+        return
+    if places < ranks:
+        with pytest.raises(BadInput, match="no trial could start"):
+            plan_nodes(nodes, None, cpus, gpus, ranks)
+    else:
+        assert plan_nodes(nodes, None, cpus, gpus, ranks) == places // ranks
+        with pytest.raises(BadInput, match=f"at most {places // ranks} do"):
+            plan_nodes(nodes, places // ranks + 1, cpus, gpus, ranks)
 
 
 def test_cores_are_counted() -> None:
