@@ -6,6 +6,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 EXAMPLES = """
@@ -85,20 +87,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ensembles import members
-    from ensembles.select import RULES
-    from ground.errors import BadInput, CommandFailed
-    from tuner import setup
-    from tuner.progress import Progress
+    with _first_words(arguments):  # torch alone takes its time to import
+        from ensembles import members
+        from ensembles.select import RULES
+        from ground.errors import BadInput, CommandFailed
+        from tuner import setup
+        from tuner.progress import Progress
 
-    if arguments.rule not in RULES:
-        raise BadInput(f"--rule {arguments.rule}: unknown; there are {', '.join(RULES)}")
-    place = members.place(arguments.device or _device(arguments.gpus_per_trial), arguments.batch)
-    request = setup.resolve(arguments)  # all that can be wrong with a command is found here, nothing is written
-    study, resumed = setup.open_or_begin(request, arguments.overwrite)
-    from ensembles import build, report, terminal
+        if arguments.rule not in RULES:
+            raise BadInput(f"--rule {arguments.rule}: unknown; there are {', '.join(RULES)}")
+        place = members.place(arguments.device or _device(arguments.gpus_per_trial), arguments.batch)
+        request = setup.resolve(arguments)  # all that can be wrong with a command is found here, nothing is written
+        study, resumed = setup.open_or_begin(request, arguments.overwrite)
     from studies.ledger import ended_trials
-    from tuner.search import search
 
     def progress(total: int, done: int) -> Progress:
         mode = "quiet" if arguments.quiet else "json" if arguments.json else "plain"
@@ -119,6 +120,10 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             say(f"study {study.name}: {request.options.samples} trials ({study.path})")
         if len(ended) < request.options.samples:
+            if request.options.address is None:
+                say("starting Ray ...")
+            from tuner.search import search  # takes a second or two: the lines above come first
+
             ending = search(study, request.options, progress)
             if ending == "disk full":
                 raise CommandFailed("the disk is full; free some space and run the same command again")
@@ -134,6 +139,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise CommandFailed(f"not one trial succeeded{detail}; see {study.path / 'models.csv'}")
         if arguments.no_ensemble:
             return 0
+        from ensembles import build, report, terminal
+
         try:
             artifact = build.ensure(study, arguments.rule, place=place, say=say)
         except BadInput as error:  # the input was good when the search began
@@ -146,6 +153,20 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"report: {path}")
             terminal.next_commands(artifact, study)
     return 0
+
+
+@contextmanager
+def _first_words(arguments: argparse.Namespace) -> Iterator[None]:
+    """Say at once to who watches what is being done; gone again when the first line proper comes."""
+    if not sys.stdout.isatty() or arguments.quiet or arguments.json:
+        yield
+        return
+    joined = f", joining Ray at {arguments.address}" if arguments.address else ""
+    print(f"reading {(arguments.dataset or arguments.data or '')[:60]}{joined} ...", end="\r", flush=True)
+    try:
+        yield
+    finally:
+        print("\x1b[K", end="", flush=True)
 
 
 def _device(gpus_per_trial: float) -> str:

@@ -11,6 +11,7 @@ from download.http import DownloadFailed, fetch, get_json, need_space, require, 
 from download.unpack import unpack
 from ground.errors import BadInput
 from ground.files import write_json
+from ground.paths import made_if_all_is_well
 from models.base import Source
 
 _DONE = ".{}.complete.json"  # beside what came out of an archive: of each its own
@@ -115,8 +116,7 @@ def _is_complete(root: Path, file: str, checksum: str, asked: str | None) -> boo
 def _unpack(
     archive: Path, root: Path, file: str, say: Callable[[str], None], quiet: bool, source: dict[str, str]
 ) -> Path:
-    root.mkdir(parents=True, exist_ok=True)
-    with shown_progress("unpacking", archive.stat().st_size, quiet) as progress:
+    with made_if_all_is_well(root), shown_progress("unpacking", archive.stat().st_size, quiet) as progress:
         size = archive.stat().st_size
         files = unpack(archive, root, progress=lambda done, total: progress(round(size * done / max(total, 1))))
     sizes = {str(path.relative_to(root)): path.stat().st_size for path in files}

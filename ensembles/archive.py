@@ -16,6 +16,7 @@ from ground.errors import BadInput
 from ground.files import sha256, write_json
 from ground.limits import shown
 from ground.names import is_plain, plain
+from ground.paths import made_if_all_is_well
 from ground.states import save_state
 from models.base import Family
 from models.registry import choose, having
@@ -105,20 +106,20 @@ def _import_dataset(source: Path, place: Path, family: Family, say: Callable[[st
     say(f"{dataset}: importing {len(frame)} checkpoints")
     settings = [name for name in frame if name not in _NAMES and _is_setting(family, str(name), frame[name])]
     metrics = [name for name in frame.select_dtypes("number") if name not in settings]
-    place.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-    try:
-        study = Study(new, _config(dataset, place.name, family, frame, settings))
-        for number, (_, row) in enumerate(frame.iterrows()):
-            _import_checkpoint(study, source, row, number, settings, metrics)
-        write_json(new / "study.json", study.config)
-        new.chmod(0o755)
-        if place.exists():
-            remove(place)
-            shutil.rmtree(place)
-        new.rename(place)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    with made_if_all_is_well(place.parent):
+        new = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        try:
+            study = Study(new, _config(dataset, place.name, family, frame, settings))
+            for number, (_, row) in enumerate(frame.iterrows()):
+                _import_checkpoint(study, source, row, number, settings, metrics)
+            write_json(new / "study.json", study.config)
+            new.chmod(0o755)
+            if place.exists():
+                remove(place)
+                shutil.rmtree(place)
+            new.rename(place)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
     study = Study(place, study.config)
     ledger.write(study, keep=len(frame) + 1)
     return study

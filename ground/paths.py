@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from ground.errors import BadInput
@@ -35,6 +37,20 @@ def folder(variable: str, default: str) -> Path:
     """The folder that the environment variable names, or its default below `home`."""
     set_to = os.environ.get(variable)
     return Path(set_to).expanduser() if set_to else home() / default
+
+
+@contextlib.contextmanager
+def made_if_all_is_well(path: Path) -> Iterator[Path]:
+    """`path`, a folder made if missing; what was made goes again if the block fails and nothing is there."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield path
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
+        raise
 
 
 def made(path: Path) -> Path:

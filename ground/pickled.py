@@ -77,7 +77,8 @@ def load(path: Path, also: Iterable[str] = (), types: Sequence[Any] = ()) -> Any
 def _reason(error: Exception) -> str:
     """The one line of torch's many that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return next((line for line in lines if "WeightsUnpickler error" in line or "nsupported" in line), lines[0])[:160]
+    told = next((line for line in lines if "WeightsUnpickler error" in line or "nsupported" in line), lines[0])
+    return told[max(told.find("WeightsUnpickler error"), 0) :][:160]
 
 
 def _refuse_strangers(path: Path, size: int, allowed: set[str]) -> None:

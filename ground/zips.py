@@ -37,6 +37,8 @@ def opened_zip(
         size = regular(path).st_size
         _refuse_directory(path)
         with zipfile.ZipFile(path) as archive:
+            if any(not 0 <= entry.header_offset < size for entry in archive.infolist()):
+                raise zipfile.BadZipFile("its directory leads elsewhere")
             refuse_bomb(archive, path.name, size, ratio, slack)
             yield archive
     except FileNotFoundError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -172,6 +172,7 @@ def begin(
     holdout: float | None = None,
     init: Mapping[str, Any] | None = None,
     ranks: int = 1,
+    command: Sequence[str] | None = None,
 ) -> tuple[Study, bool]:
     """The study at `path`: continued if it is the same search, begun if there is none.
 
@@ -180,6 +181,7 @@ def begin(
         holdout: the share of validation groups that nothing sees before the end.
         init: the snapshot that every trial starts from (`studies.transfer.resolve`).
         ranks: processes that train each model together; they change its batches, so they are part of the study.
+        command: the words that begin it, for its report; nothing depends on them.
 
     Returns:
         The study, and whether it was there already.
@@ -201,6 +203,7 @@ def begin(
         "holdout": holdout,
         "init": None if init is None else dict(init),
         "ranks": None if ranks == 1 else ranks,
+        "command": None if command is None else list(command),
         "versions": versions(),
     }
     if (path / "study.json").exists():

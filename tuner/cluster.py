@@ -1,4 +1,4 @@
-"""The Ray under a search: started on this machine or joined at an address, watched, and cleaned up after."""
+"""The Ray under a search: started on this machine or joined at an address, and cleaned up after."""
 
 from __future__ import annotations
 
@@ -7,29 +7,26 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 
-from ground.errors import BadInput
-from ground.exits import BAD_INPUT, FAILED, INTERRUPTED
+from ground.errors import BadInput, CommandFailed
+from ground.exits import BAD_INPUT
 from ground.machine import available_cpus
 from models.base import Family
 from tuner.options import Options
-from tuner.resources import plan
+from tuner.resources import plan_nodes
 
 _ROOT = Path(__file__).resolve().parent.parent
-_PREFIX = "concert-ray-"
+PREFIX, _PROBE = "concert-ray-", ".concert-probe-"
 JOIN_SECONDS = 15.0
-_ANSWER_SECONDS, _LOOK_SECONDS = 15.0, 2.0
 
 
 def start(family: Family, options: Options, folder: Path) -> None:
@@ -38,21 +35,26 @@ def start(family: Family, options: Options, folder: Path) -> None:
     It is protected by a token of its own, so nobody's home is touched. Traffic stays on the loopback interface.
 
     Raises:
-        BadInput: it could not start.
+        CommandFailed: it could not start.
     """
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # without this Ray takes the address below for the machine's outer one
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER, several = False, ray._private.ray_constants.ENABLE_RAY_CLUSTER
     try:
-        ray.init(
-            address="local",
-            num_cpus=available_cpus(),
-            object_store_memory=200 * 2**20,
-            include_dashboard=False,
-            _temp_dir=str(folder / "r"),
-            _node_ip_address="127.0.0.1",
-            **_common(family, options),
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise BadInput(f"Ray could not start ({_line(error)})") from None
+        with contextlib.nullcontext() if options.verbose else _hushed():
+            ray.init(
+                address="local",
+                num_cpus=available_cpus(),
+                object_store_memory=200 * 2**20,
+                include_dashboard=False,
+                _temp_dir=str(folder / "r"),
+                _node_ip_address="127.0.0.1",
+                **_common(family, options),
+            )
+    except Exception as error:  # Ray raises plain ones, too
+        raise CommandFailed(f"Ray could not start ({_line(error)})") from None
+    finally:
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = several
 
 
 def join(family: Family, options: Options, folder: Path) -> None:
@@ -88,9 +90,9 @@ def room(options: Options, ranks: int) -> int:
     Raises:
         BadInput: none, or not as many as asked for.
     """
-    there = ray.cluster_resources()
-    each = options.cpus_per_trial, options.gpus_per_trial
-    return plan(there.get("CPU", 0), there.get("GPU", 0), options.workers, *each, ranks)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    there = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
+    return plan_nodes(there, options.workers, options.cpus_per_trial, options.gpus_per_trial, ranks)
 
 
 def _line(error: Exception) -> str:
@@ -119,7 +121,9 @@ def _check_shared(folder: Path) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
-    handle, probe = tempfile.mkstemp(prefix=".concert-probe-", dir=there)
+    mine = f"{_PROBE}{socket.gethostname()}-"
+    _remove_dead(there, mine)
+    handle, probe = tempfile.mkstemp(prefix=f"{mine}{os.getpid()}-", dir=there)
     os.close(handle)
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -134,6 +138,8 @@ def _check_shared(folder: Path) -> None:
                 if not ray.get(answer, timeout=60):
                     raise BadInput(f"{there} is not shared: node {name} does not see what is written there")
             except (ray.exceptions.RayError, TimeoutError) as error:
+                if not any(other["NodeID"] == node["NodeID"] and other["Alive"] for other in ray.nodes()):
+                    continue  # it has died since
                 raise BadInput(f"node {name} of the cluster runs nothing ({_line(error)})") from None
     finally:
         os.unlink(probe)
@@ -178,21 +184,33 @@ def scratch(options: Options, study: Path) -> Iterator[Path]:
     What processes that were killed left of theirs goes first.
     """
     if options.address is not None:
-        yield (study / ".ray").resolve()
+        folder = (study / ".ray").resolve()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
         return
     # Ray's sockets lie in it: their paths may not be long
     root = Path(tempfile.gettempdir())
     root = root if len(str(root)) < 20 else Path("/tmp")
-    for leftover in root.glob(f"{_PREFIX}*"):
-        owner = leftover.name.removeprefix(_PREFIX).partition("-")[0]
-        with contextlib.suppress(OSError):
-            if owner.isdecimal() and leftover.stat().st_uid == os.getuid() and not _runs(int(owner)):
-                shutil.rmtree(leftover, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=root))
+    _remove_dead(root, PREFIX)
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=root))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_dead(place: Path, prefix: str) -> None:
+    """Remove what this user's processes that live no more left in `place`, named by `prefix` and their number."""
+    for leftover in place.glob(f"{prefix}*"):
+        owner = leftover.name.removeprefix(prefix).partition("-")[0]
+        with contextlib.suppress(OSError):
+            if owner.isdecimal() and leftover.stat().st_uid == os.getuid() and not _runs(int(owner)):
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink()
 
 
 def _runs(pid: int) -> bool:
@@ -203,91 +221,3 @@ def _runs(pid: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-@contextlib.contextmanager
-def watched(folder: Path, interrupted: threading.Event) -> Iterator[None]:
-    """While Ray lives. When its head or this machine's part of it has died, the process ends in one line with exit code
-    1: what waits for Ray would wait for ever, and all that counts is in the study's folder.
-
-    Args:
-        folder: Ray's scratch here, which goes, too.
-        interrupted: the user wants an end (and may have told Ray's processes the same): exit code 130.
-    """
-    left = threading.Event()
-    here = ray.get_runtime_context().get_node_id()
-
-    def look() -> None:
-        while not left.wait(_LOOK_SECONDS):
-            if not _alive(here) and not left.is_set():
-                _die(folder, interrupted.is_set())
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        left.set()
-
-
-def _alive(node: str) -> bool:
-    """Whether Ray answers, and says that this node is part of it."""
-    answers: list[bool] = []
-
-    def ask() -> None:
-        with contextlib.suppress(Exception):
-            answers.append(any(n["NodeID"] == node and n["Alive"] for n in ray.nodes()))
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_ANSWER_SECONDS)
-    return answers == [True]
-
-
-def _die(folder: Path, interrupted: bool) -> None:
-    if sys.stdout.isatty():
-        print("\x1b[?25h", end="", flush=True)  # a live table hides the cursor
-    what = "interrupted" if interrupted else "Ray has died"
-    print(f"run_hyperopt: {what}; the same command goes on from here", file=sys.stderr, flush=True)
-    left = psutil.Process().children(recursive=True)  # they would hold the trials' files
-    left += [
-        p for p in psutil.process_iter(["cmdline"]) if any(str(folder) in word for word in p.info["cmdline"] or ())
-    ]
-    for process in left:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    if folder.name.startswith(_PREFIX):
-        shutil.rmtree(folder, ignore_errors=True)
-    os._exit(INTERRUPTED if interrupted else FAILED)
-
-
-@contextlib.contextmanager
-def signals(interrupted: threading.Event, say: Callable[[str], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the search in order; a second one ends it at once. A thread of its own hears them, even
-    where the main thread waits inside of Ray."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heard, told = socket.socketpair()
-    told.setblocking(False)
-    watch = (signal.SIGINT, signal.SIGTERM)
-
-    def listen() -> None:
-        while number := heard.recv(1):
-            if number[0] not in watch:
-                continue
-            if interrupted.is_set():
-                os._exit(128 + number[0])
-            interrupted.set()
-            say("interrupted: running trials are stopped; once more to end at once")
-
-    threading.Thread(target=listen, daemon=True).start()
-    old = {number: signal.signal(number, lambda *_: None) for number in watch}
-    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        for number, handler in old.items():
-            signal.signal(number, handler)
-        told.close()

@@ -16,7 +16,7 @@ from ray.tune.stopper import NoopStopper
 from studies import ledger
 from studies.results import read_result
 from studies.study import Study
-from tuner import cluster, schedulers
+from tuner import cluster, schedulers, watch
 from tuner.feed import StudyFeed
 from tuner.options import Options
 from tuner.progress import Progress
@@ -38,14 +38,17 @@ def search(study: Study, options: Options, progress: Callable[[int, int], Progre
     Raises:
         BadInput: trials could never start.
     """
-    for leftover in study.path.rglob(".tmp-*"):  # of writes that were killed
-        leftover.unlink(missing_ok=True)
+    _sweep(study)
     ended = ledger.ended_trials(study)
     interrupted = threading.Event()
-    with cluster.scratch(options, study.path) as scratch, _running(study, options, scratch, interrupted) as workers:
+    with (
+        progress(options.samples, len(ended)) as shown,
+        watch.signals(interrupted, shown.say),
+        cluster.scratch(options, study.path) as scratch,
+    ):
         feed = StudyFeed(study, options, str(scratch))
         left = max(0, options.samples - len(ended))
-        with progress(options.samples, len(ended)) as shown, cluster.signals(interrupted, shown.say):
+        with _running(study, options, scratch, interrupted) as workers:
             follow = _Follow(study, feed, shown, options.keep, interrupted)
             if left:
                 # what several ranks need is theirs; the trial only waits for them, yet Ray wants it to need something
@@ -76,6 +79,7 @@ def search(study: Study, options: Options, progress: Callable[[int, int], Progre
             if feed.halt != "gone":
                 with feed.disk_watched():
                     ledger.write(study, options.keep)
+    _sweep(study)
     return feed.halt or ("interrupted" if interrupted.is_set() else "complete")
 
 
@@ -84,15 +88,23 @@ def _running(study: Study, options: Options, scratch: Path, interrupted: threadi
     """Ray, started here or joined before (`cluster.join`), and how many trials it takes at once.
 
     Raises:
-        BadInput: it could not start, or is too small.
+        BadInput: it is too small.
+        CommandFailed: it could not start.
     """
-    if options.address is None:
-        cluster.start(study.family, options, scratch)
     try:
-        with cluster.watched(scratch, interrupted):
+        with watch.watched(scratch, interrupted):
+            if options.address is None:
+                with watch.unstuck(scratch):
+                    cluster.start(study.family, options, scratch)
             yield cluster.room(options, study.ranks)
     finally:
         ray.shutdown()
+
+
+def _sweep(study: Study) -> None:
+    """Remove what writes that were killed have left."""
+    for leftover in study.path.rglob(".tmp-*"):
+        leftover.unlink(missing_ok=True)
 
 
 class _Stop(tune.Stopper):

@@ -13,7 +13,6 @@ from typing import Any
 
 import search_spaces
 from ground.errors import BadInput
-from ground.files import write_json
 from ground.limits import LARGEST_WHOLE, shown
 from ground.machine import available_cpus
 from ground.paths import expanded
@@ -59,7 +58,7 @@ def resolve(arguments: argparse.Namespace) -> Request:
     Raises:
         BadInput: the first thing wrong with it.
     """
-    space = _space(arguments)
+    space = _space(arguments) if arguments.again is None else _again(arguments)
     family = get(space.family).of(space.data)
     fixed = dict(space.fixed)
     start = fixed.pop(transfer.SETTING, None)
@@ -140,7 +139,7 @@ def open_or_begin(request: Request, overwrite: bool) -> tuple[Study, bool]:
                 remove(request.path)
         else:
             remove(request.path)
-    study, there = begin(
+    return begin(
         request.path,
         request.space,
         request.fingerprint,
@@ -149,16 +148,11 @@ def open_or_begin(request: Request, overwrite: bool) -> tuple[Study, bool]:
         request.holdout,
         request.init,
         request.ranks,
+        request.command,
     )
-    if not there and request.command is not None:  # for the report; nothing depends on it
-        write_json(study.path / "study.json", {**study.config, "command": list(request.command)})
-        study = open_study(study.path)
-    return study, there
 
 
 def _space(arguments: argparse.Namespace) -> SearchSpace:
-    if arguments.again is not None:
-        return _again(arguments)
     if arguments.dataset is None and arguments.data is None:
         raise BadInput(f"name a dataset ({', '.join(search_spaces.names())}) or give --data FILE")
     if arguments.data is not None:
@@ -251,6 +245,9 @@ def _check_feasible(space: SearchSpace, family: Family, data: Any, seed: int) ->
             return
         except BadInput as error:
             reason = reason or f" ({error})"
+        except Exception as error:  # as each of its trials would end
+            line = (str(error).splitlines() or [""])[0][:160]
+            reason = reason or f" ({type(error).__name__}: {line})"
     raise BadInput(f"search space {space.name}: no model of it can be made for this data{reason}")
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ground.errors import BadInput
 from models.cellprofiler.project import Project
-from models.cellprofiler.tables import ENDINGS, KEYS, LOCATION, META, PLATE, features_of, key_column, read_table
+from models.cellprofiler.tables import KEYS, LOCATION, META, PLATE, features_of, key_column, read_table
 
 PREFIX = "deep_"
 
@@ -62,8 +64,15 @@ class CellFeatures:
         if self.folder.is_file():
             yield from _by_plate(self.folder)
             return
-        found = sorted(path for path in self.folder.rglob("*") if path.name.endswith(ENDINGS[0]) and path.is_file())
+        found = sorted(self.folder.glob("*.parquet"))
         if found:
+            whole = {path.stem for path in found}
+            for path in self.folder.glob("*/*/*.npz"):
+                if (plate := path.parent.parent.name) not in whole:
+                    raise BadInput(
+                        f"{self.folder}: plate {plate} has features but no {plate}.parquet: `profile` has not ended; "
+                        "the same command goes on"
+                    )
             for path in found:
                 yield from _by_plate(path)
             return
@@ -121,19 +130,35 @@ def _site_of(path: Path) -> tuple[str, str, str]:
     raise BadInput(f"{path}: neither PLATE/WELL/SITE.npz nor PLATE/WELL_SITE.npz")
 
 
+def _own_metadata(file: Any) -> dict[str, str]:
+    """What our own files say of their site, as JSON."""
+    try:
+        text = str(file["metadata"])
+    except (KeyError, ValueError):  # there is none, or a pickled object
+        return {}
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name if name.startswith(META) else META + name: str(value) for name, value in found.items()}
+
+
 def _read_site(path: Path, key: tuple[str, str, str], known: pd.DataFrame | None) -> pd.DataFrame:
-    """The plain arrays of a site. Pickled `metadata` of the original program is left unread: it could run anything."""
+    """The plain arrays of a site. Pickled `metadata` of the original program stays unread: it could run anything."""
     try:
         with np.load(path, allow_pickle=False) as file:
             features = np.asarray(file["features"], np.float32)
             places = np.asarray(file["locations"], np.float64) if "locations" in file else np.empty((0, 2))
+            own = _own_metadata(file)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path}: no file of features ({' '.join(str(error).split())[:80]})") from None
     if features.ndim != 2:
         raise BadInput(f"{path}: features have the shape {features.shape}, expected (cells, features)")
     if places.shape != (len(features), 2):
         places = np.full((len(features), 2), np.nan)
-    columns: dict[str, object] = dict(zip(KEYS, key, strict=True))
+    columns: dict[str, object] = {**own, **dict(zip(KEYS, key, strict=True))}
     if known is not None and key in known.index:
         columns |= {str(name): value for name, value in known.loc[key].items()}
     numbers = pd.DataFrame(features, columns=[f"{PREFIX}{column}" for column in range(features.shape[1])])

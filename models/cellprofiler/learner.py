@@ -21,7 +21,7 @@ from models.cellprofiler.choices import Chosen
 from models.cellprofiler.data import CellData
 from models.cellprofiler.feeder import Batch, Feeder
 from models.cellprofiler.metrics import BALANCED, MAP, balanced_accuracy, confusion
-from models.cellprofiler.network import CellNetwork, placed
+from models.cellprofiler.network import LAYOUT, CellNetwork, placed
 from models.cellprofiler.predictor import CellPredictor, Extractor, Seen, look
 from models.cellprofiler.schedule import Plateau, rate
 
@@ -158,8 +158,7 @@ class CellLearner(Learner):
             order = torch.randperm(len(x), generator=generator).to(self.device)
             x, other = torch.lerp(x[order], x, share), targets[order]
         gpu = self.device.type == "cuda"
-        if gpu:
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=LAYOUT)
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", torch.bfloat16, enabled=gpu and config["AMP"]):
             logits = self.network(x)
@@ -281,12 +280,12 @@ class CellLearner(Learner):
         self._best_step = int(state["best_step"])
 
     def weights(self) -> dict[str, Any]:
-        """The network, what it was made for (`about`: classes, channels, box, settings), and the choice with its
-        sphering, fitted on the controls of the validation wells."""
+        """The network, what it was made for (`about`: classes, channels, box, how crops were cut), and the choice with
+        its sphering, fitted on the controls of the validation wells."""
         _, chosen = self._look()
         return {
             "network": _copied(self.network),
-            "about": {**self.about, "settings": self.config},
+            "about": self.about,
             "choice": chosen.choice.to_json(),
             "sphering": chosen.sphering.state(),
         }

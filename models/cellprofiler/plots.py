@@ -169,6 +169,7 @@ def grid(data: CellData, seed: int = 0) -> tuple[str, Any]:
             )
     figure.update_xaxes(showticklabels=False)
     figure.update_yaxes(showticklabels=False, autorange="reversed")
-    figure.update_annotations(font_size=11)
-    figure.update_layout(height=60 + max(60, 1100 // (SHOWN_CELLS * channels)) * len(names), margin={"t": 20, "b": 10})
+    figure.update_annotations(font_size=11, textangle=0, xanchor="left")
+    height = 60 + max(60, 1100 // (SHOWN_CELLS * channels)) * len(names)
+    figure.update_layout(height=height, margin={"t": 40, "b": 10, "r": 160})
     return f"Cells of some labels ({', '.join(data.store.channels)} from left to right; each crop stretched)", figure

@@ -20,7 +20,7 @@ from models.cellprofiler import choices, pixels, stream
 from models.cellprofiler.choices import Choice
 from models.cellprofiler.config import resolve
 from models.cellprofiler.data import CellData
-from models.cellprofiler.network import CellNetwork, placed
+from models.cellprofiler.network import LAYOUT, CellNetwork, placed
 from models.cellprofiler.scorers import cosines
 from models.cellprofiler.sphering import Sphering
 from models.cellprofiler.stream import Cells
@@ -51,37 +51,33 @@ class Extractor:
             crops: (n, C, box, box) as stored or cut.
         """
         self.network.eval()
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            logits, seen = self.network.looked_at(pixels.normalise(crops.to(self.device)), layers)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            x = pixels.normalise(crops.to(self.device)).contiguous(memory_format=LAYOUT)
+            logits, seen = self.network.looked_at(x, layers)
         return logits.float(), {layer: found.float() for layer, found in seen.items()}
 
     def cells(
         self, cells: Cells, rows: np.ndarray, layers: Sequence[str], batch: int
     ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        """(rows, {layer: (n, d) float32}) of some cells, batch by batch, read ahead.
-
-        Raises:
-            BadInput: crops of another size or of other channels than the network was trained on.
-        """
-        self.fit(cells, "the cells")
+        """(rows, {layer: (n, d) float32}) of some cells, batch by batch, read ahead."""
         parts = stream.in_order(rows, batch)
         for part, crops in zip(parts, stream.batches(cells, parts), strict=True):
             yield part, {layer: found.cpu().numpy() for layer, found in self(crops, layers)[1].items()}
 
-    def fit(self, cells: Cells, source: str) -> None:
+    def fit(self, box: int, channels: Sequence[str], source: str) -> None:
         """Raises BadInput where crops are not what the network was trained on."""
-        box, channels = int(self.about["box"]), tuple(self.about["channels"])
-        if cells.box != box:
-            raise BadInput(f"{source}: crops of {cells.box} pixels do not fit a network trained on {box} (box_size)")
-        if len(cells.channels) != len(channels):
+        side, trained = int(self.about["box"]), tuple(self.about["channels"])
+        if box != side:
+            raise BadInput(f"{source}: crops of {box} pixels do not fit a network trained on {side} (box_size)")
+        if len(channels) != len(trained):
             raise BadInput(
-                f"{source}: {len(cells.channels)} channels ({', '.join(cells.channels)}) do not fit a network trained "
-                f"on {len(channels)} ({', '.join(channels)})"
+                f"{source}: {len(channels)} channels ({', '.join(channels)}) do not fit a network trained "
+                f"on {len(trained)} ({', '.join(trained)})"
             )
-        if tuple(cells.channels) != channels and set(cells.channels) == set(channels):
+        if tuple(channels) != trained and set(channels) == set(trained):
             raise BadInput(
-                f"{source}: channels are in the order {', '.join(cells.channels)}, the network was trained on "
-                f"{', '.join(channels)}"
+                f"{source}: channels are in the order {', '.join(channels)}, the network was trained on "
+                f"{', '.join(trained)}"
             )
 
 
@@ -195,7 +191,7 @@ class CellPredictor:
 def predict_all(members: Sequence[CellPredictor], data: CellData) -> list[Prediction]:
     """Predictions of several members; every crop is read once for all of them."""
     for member in members:
-        member.extractor.fit(data.store, data.source)
+        member.extractor.fit(data.store.box, data.store.channels, data.source)
     layers = [[member.choice.layer] for member in members]
     found = look([member.extractor for member in members], layers, data, min(member.batch for member in members))
     return [_told(member, seen, data) for member, seen in zip(members, found, strict=True)]

@@ -1,6 +1,6 @@
 """Profiles as differences from the control wells: standardised plate by plate, then sphered, then of unit length.
 
-Sphering, on standardised control profiles X (n, d) centred by their mean: C = XᵀX/n = V S Vᵀ, W = V (S + λ)^(-½) Vᵀ,
+Sphering, on control profiles X (n, d) standardised so: C = XᵀX/n = V S Vᵀ, W = V (S + λ)^(-½) Vᵀ,
 x → x W: along directions in which controls differ from each other by chance and by batch, differences count little.
 λ is relative here: what is added to S is λ times the mean of S, so that it means the same for every network and layer.
 """
@@ -66,7 +66,6 @@ class Sphering:
         names, mean, scale = _standards(x, of)
         row = _rows(of, names)
         standard = (x - mean[row]) / scale[row]
-        standard -= standard.mean(0)
         _, s, vt = np.linalg.svd(standard, full_matrices=False)
         kept = s > s[:1] * 1e-7 if len(s) and s[0] > 0 else np.zeros(len(s), bool)
         return cls(lam, names, mean, scale, vt[kept].T.copy(), s[kept] ** 2 / len(x), on)

@@ -19,7 +19,9 @@ from scipy.integrate import solve_ivp
 
 from ground.errors import BadInput
 from ground.files import atomic_path
+from ground.limits import shown
 from ground.paths import made
+from ground.settings import Table, resolve
 from models.ndt.folders import folder
 
 DEFAULTS: dict[str, int | float] = {
@@ -33,6 +35,26 @@ DEFAULTS: dict[str, int | float] = {
     "rate": 0.35,
     "seed": 0,
 }
+_MOST = {"bins": 10_000, "forward_bins": 10_000, "heldin_units": 10_000, "heldout_units": 10_000, "rate": 100}
+_TABLE: Table = {
+    name: (default, 0 if name in ("seed", "forward_bins") else 1e-6 if name == "rate" else 1, _MOST.get(name, 100_000))
+    for name, default in DEFAULTS.items()
+}
+
+
+def checked(options: Mapping[str, Any]) -> dict[str, int | float]:
+    """All options.
+
+    Raises:
+        BadInput: an unknown one, or a value of the wrong kind or range.
+    """
+    unknown = sorted(str(name) for name in set(options) - set(DEFAULTS))
+    if unknown:
+        raise BadInput(f"unknown lorenz option {shown(unknown[0])[1:-1]}; known are {', '.join(DEFAULTS)}")
+    try:
+        return resolve("lorenz", _TABLE, options)
+    except BadInput as error:
+        raise BadInput(f"lorenz option {error}") from None
 
 
 def generate(options: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -41,13 +63,8 @@ def generate(options: Mapping[str, Any]) -> dict[str, np.ndarray]:
     Args:
         options: any of `DEFAULTS`; `rate` is the mean expected spikes a bin.
     """
-    o = {**DEFAULTS, **options}
-    unknown = sorted(set(o) - set(DEFAULTS))
-    if unknown:
-        raise BadInput(f"unknown lorenz option {unknown[0]}; known are {', '.join(DEFAULTS)}")
-    if any(o[name] <= 0 for name in DEFAULTS if name not in ("seed", "forward_bins")):
-        raise BadInput("lorenz options must be positive")
-    rng = np.random.default_rng(o["seed"])
+    o = checked(options)
+    rng = np.random.default_rng(int(o["seed"]))
     bins, units = int(o["bins"] + o["forward_bins"]), int(o["heldin_units"] + o["heldout_units"])
     times = np.arange(bins) * 0.025
     settle = 5.0
@@ -81,6 +98,7 @@ def _flow(_t: float, y: np.ndarray) -> list[float]:
 
 def ensure(options: Mapping[str, Any]) -> Path:
     """The file of these options in NDT_CACHE_DIR, generated if it is not there yet."""
+    checked(options)
     key = hashlib.sha256(json.dumps({**DEFAULTS, **options}, sort_keys=True).encode()).hexdigest()[:8]
     path = made(folder("NDT_CACHE_DIR")) / f"lorenz_{key}_train.h5"
     if not path.exists():

@@ -10,7 +10,11 @@ from pathlib import Path
 from ground.errors import BadInput, CommandFailed
 from ground.exits import run_command
 from ground.files import finite
+from ground.limits import shown
 from ground.settings import assignments
+
+_LARGEST = 100_000
+"""Pixels along a side, and classes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
 def _plan(given: argparse.Namespace) -> int:
     from models.xtcav import plan
 
+    if not 1 <= given.classes <= _LARGEST:
+        raise BadInput(f"--classes {shown(given.classes)}: at least 1, and at most {_LARGEST}")
     lines, reason = plan.run(given.config, assignments(given.set), _size(given.image), given.classes, given.threads)
     print("\n".join(lines))
     if reason:
@@ -74,9 +80,9 @@ def _size(text: str | None) -> tuple[int, int] | None:
     try:
         rows, columns = (int(part) for part in text.lower().split("x"))
     except ValueError:
-        raise BadInput(f"--image is {text!r}; it takes ROWSxCOLUMNS such as 726x568") from None
-    if rows < 1 or columns < 1:
-        raise BadInput(f"--image is {text!r}; both sides are at least 1")
+        raise BadInput(f"--image is {text[:80]!r}; it takes ROWSxCOLUMNS such as 726x568") from None
+    if not (1 <= rows <= _LARGEST and 1 <= columns <= _LARGEST):
+        raise BadInput(f"--image is {text[:80]!r}; both sides are at least 1, and at most {_LARGEST}")
     return rows, columns
 
 

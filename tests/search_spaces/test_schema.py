@@ -254,7 +254,9 @@ def test_ends_are_checked_where_they_are_active(nested_space: Path) -> None:
 
 
 def command(path: Path, *assignments: str) -> argparse.Namespace:
-    return argparse.Namespace(dataset=str(path), data=None, family=None, space=None, config=None, set=list(assignments))
+    return argparse.Namespace(
+        dataset=str(path), data=None, family=None, space=None, config=None, set=list(assignments), again=None
+    )
 
 
 def test_fixing_a_parent_on_the_command_line_settles_conditions(nested_space: Path) -> None:

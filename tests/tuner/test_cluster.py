@@ -16,7 +16,6 @@ import psutil
 import pytest
 
 from models import registry
-from studies.results import read_result
 from tests.conftest import ROOT, run
 from tests.models.test_registry import HERE
 from tests.tuner.test_study import wait_for
@@ -37,10 +36,10 @@ def env(tmp_path: Path) -> dict[str, str]:
     return {registry.EXTRA_FOLDERS: str(HERE), "CONCERT_SPACES": str(tmp_path / "spaces")}
 
 
-def start(study: Path, env: dict[str, str], *more: object) -> subprocess.Popen[str]:
-    """A search whose trials do not end by themselves, once one of them has begun."""
+def launch(study: Path, env: dict[str, str], *more: object) -> subprocess.Popen[str]:
+    """A search whose trials do not end by themselves."""
     command = [sys.executable, "run_hyperopt.py", "small", "--study", study, *LONG, *more]
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [str(word) for word in command],
         cwd=ROOT,
         env={**os.environ, **env},
@@ -49,7 +48,12 @@ def start(study: Path, env: dict[str, str], *more: object) -> subprocess.Popen[s
         text=True,
         start_new_session=True,
     )
+
+
+def start(study: Path, env: dict[str, str], *more: object) -> subprocess.Popen[str]:
+    """Such a search, once a trial of this run has begun."""
     begun = time.time()
+    process = launch(study, env, *more)
     wait_for(lambda: any(p.stat().st_mtime > begun for p in study.glob("trials/*/metrics.csv")), process)
     assert process.poll() is None, process.communicate()
     return process
@@ -171,32 +175,67 @@ def test_what_dead_processes_left_goes_and_what_lives_stays(tmp_path: Path, monk
 
 
 @pytest.mark.slow
-def test_a_cluster_of_two_nodes_and_one_that_dies(env: dict[str, str], tmp_path: Path) -> None:
-    """Trials of a node that is lost go on elsewhere."""
-    from ray.cluster_utils import Cluster
+@pytest.mark.parametrize(("victim", "delay"), [("raylet", 0.3), ("gcs_server", 0.8)])
+def test_a_ray_that_dies_as_it_starts_is_one_line_soon(
+    victim: str, delay: float, env: dict[str, str], tmp_path: Path
+) -> None:
+    study = tmp_path / "one"
+    process = launch(study, env)
+    family = psutil.Process(process.pid)
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    def there() -> list[psutil.Process]:
+        return [child for child in family.children() if child.name() == victim]
+
+    wait_for(there, process)
+    time.sleep(delay)
+    for child in there():
+        child.kill()
+    begun = time.monotonic()
+    _, err = process.communicate(timeout=120)
+    assert time.monotonic() - begun < 60
+    assert process.returncode == 1
+    assert err.strip().splitlines() == ["run_hyperopt: Ray has died; the same command goes on from here"]
+    assert not scratch_of(process)
+
+
+def test_a_core_that_keeps_the_interpreter_is_one_line_soon(tmp_path: Path) -> None:
+    """As Ray's does for a minute where the head dies while it starts: PyDLL does not let other threads run."""
+    scratch = tmp_path / "concert-ray-0"
+    scratch.mkdir()
+    program = (
+        "import ctypes, pathlib; from tuner import watch; watch._STUCK_SECONDS = 1.0\n"
+        f"with watch.unstuck(pathlib.Path({str(scratch)!r})):\n"
+        "    import time; time.sleep(2.5); print('moved', flush=True); ctypes.PyDLL(None).sleep(60)"
+    )
+    begun = time.monotonic()
+    done = run("-c", program, timeout=120)
+    assert time.monotonic() - begun < 40
+    assert (done.returncode, done.stdout) == (1, "moved\n")
+    while scratch.exists() and time.monotonic() - begun < 50:
+        time.sleep(0.1)
+    assert not scratch.exists()
+    assert done.stderr == "run_hyperopt: Ray has died; the same command goes on from here\n"
+
+
+@pytest.mark.slow
+def test_a_local_search_listens_on_loopback_alone_and_to_its_token(env: dict[str, str], tmp_path: Path) -> None:
+    process = start(tmp_path / "one", env)
     try:
-        other = nodes.add_node(num_cpus=1)
-        nodes.wait_for_nodes()
-        study = tmp_path / "one"
-        given = ("run_hyperopt.py", "small", "--study", study, "--address", nodes.address)
-        too_many = run(*given, "--workers", 3, env=env)
-        assert too_many.returncode == 2
-        assert "at most 2 do" in too_many.stderr
-        assert not study.exists()
-        process = subprocess.Popen(
-            [sys.executable, *(str(word) for word in given), "--set", "epochs=300"],
-            cwd=ROOT,
-            env={**os.environ, **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        wait_for(lambda: len(list(study.glob("trials/*/metrics.csv"))) == 2, process)
-        nodes.remove_node(other, allow_graceful=False)
-        err = process.communicate(timeout=240)[1]
-        assert process.returncode == 0, err
-        assert all(read_result(folder)["status"] == "finished" for folder in (study / "trials").iterdir())  # type: ignore[index]
+        heard = {}
+        for child in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+            for socket in child.net_connections():
+                if socket.status == psutil.CONN_LISTEN and socket.laddr:
+                    heard[socket.laddr.port] = socket.laddr.ip.removeprefix("::ffff:"), child.name()
+        assert {"gcs_server", "raylet"} <= {name for _, name in heard.values()}
+        assert {address for address, _ in heard.values()} == {"127.0.0.1"}
+        (head,) = [port for port, (_, name) in heard.items() if name == "gcs_server"]
+        for token in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}):
+            stranger = run(
+                "-c", f"import ray; ray.init(address='127.0.0.1:{head}'); print('in')", env=token, timeout=120
+            )
+            assert stranger.returncode
+            assert "in" not in stranger.stdout.split()
+            assert "nauthenticated" in stranger.stderr
     finally:
-        nodes.shutdown()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ class MeanLearner(Learner):
         self.config, self.epoch, self.place = config, 0, place
         self.train = torch.tensor(data["train"])[place.rank :: place.ranks]
         self.data = data
+        self.noted = False
         self.value = torch.tensor(float(np.random.default_rng(seed).normal()))
 
     done = property(lambda self: self.epoch >= self.config["epochs"])
@@ -32,12 +35,28 @@ class MeanLearner(Learner):
         if self.config.get("crash") == "disk":
             raise FileNotFoundError(2, "the mount is gone", "/data/values.txt")
         self._die()
+        self._note()
+        time.sleep(self.config.get("pace", 0.0))
         loss = float(self._over_ranks(((self.value - self.train) ** 2).mean()))
         if not np.isfinite(loss) or loss > 1e30:
             raise Diverged(f"loss {loss}")
         self.value = self.value - self.config["rate"] * 2 * self._over_ranks((self.value - self.train).mean())
         self.epoch += 1
         return {"train_loss": loss}
+
+    def _note(self) -> None:
+        """Where this attempt runs, with what, and from which epoch on: a line of the file that MEAN_PLACES names."""
+        log = os.environ.get("MEAN_PLACES")
+        if log and not self.noted:
+            place = {"pid": os.getpid(), "parent": os.getppid(), "device": self.place.device}
+            place |= {
+                "devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+                "rate": self.config["rate"],
+                "epoch": self.epoch,
+            }
+            with open(log, "a") as file:
+                file.write(json.dumps(place) + "\n")
+        self.noted = True
 
     def _over_ranks(self, mean: torch.Tensor) -> torch.Tensor:
         if self.place.ranks > 1:
@@ -83,7 +102,7 @@ class MeanFamily(Family):
     metric = Metric("mse", "min", "mean squared error")
     snapshots = {"best": metric}
     default_space = "mean"
-    environment = ("MEAN_LOADS",)
+    environment = ("MEAN_LOADS", "MEAN_PLACES")
     data_parallel = True
 
     def fingerprint(self, config: Mapping[str, Any]) -> str:
@@ -100,7 +119,7 @@ class MeanFamily(Family):
         return {**data, "eval": data["eval"][samples]}
 
     def check(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        unknown = sorted(set(settings) - {"epochs", "rate", "crash"})
+        unknown = sorted(set(settings) - {"epochs", "rate", "crash", "pace"})
         if unknown:
             raise BadInput(f"unknown setting {unknown[0]}")
         return {"epochs": 5, "rate": 0.1, **settings}

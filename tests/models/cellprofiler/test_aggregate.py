@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,28 @@ def test_files_of_the_original_program_are_read_without_unpickling(
         np.testing.assert_allclose(values, np.median(np.concatenate(arrays), axis=0), rtol=1e-6)
     # the project says which wells are controls; one to a plate has no spread to standardise by, but can be asked for
     assert run(root, "--normalize", "standardize", "-o", tmp_path / "n.parquet") == 0
+
+
+def test_our_own_files_say_of_their_sites_without_a_project(tmp_path: Path) -> None:
+    for well, compound in (("A01", "DMSO"), ("A02", "C1")):
+        path = tmp_path / "f" / "P-1" / well / "1.npz"
+        path.parent.mkdir(parents=True)
+        about = {"Metadata_Plate": "P-1", "Metadata_Well": well, "Compound": compound, "Metadata_dose": "007"}
+        np.savez(
+            path, features=np.ones((2, 3), np.float32), locations=np.ones((2, 2)), metadata=np.array(json.dumps(about))
+        )
+    assert run(tmp_path / "f", "-o", tmp_path / "t.csv") == 0
+    found = read_table(tmp_path / "t.csv")
+    assert found["Metadata_Compound"].tolist() == ["DMSO", "C1"] and found["Metadata_dose"].tolist() == ["007"] * 2
+
+
+def test_plates_that_profile_has_not_ended_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(cells(), tmp_path / "features")
+    for plate in ("P-0", "P-2"):
+        (folder / plate / "A01").mkdir(parents=True)
+        np.savez(folder / plate / "A01" / "1.npz", features=np.ones((2, 3), np.float32))
+    assert run(folder, "-o", tmp_path / "t.csv") == 2
+    assert "plate P-2 has features but no P-2.parquet" in capsys.readouterr().err
 
 
 def test_the_project_says_what_controls_are(tmp_path: Path) -> None:

@@ -133,6 +133,10 @@ def test_two_that_err_differently_find_more_together() -> None:
 def test_the_metric_goes_by_the_objective(block: dict[str, Any]) -> None:
     assert FAMILY.metric.name == "map" and FAMILY.of({}).metric.name == "map"
     other = FAMILY.of({"objective": "balanced_accuracy"})
+    wells = FAMILY.load(block, "val")
+    label, ideal = wells.wells.target[wells.samples], np.eye(4, dtype=np.float32)
+    assert FAMILY.score({"profile": ideal[label]}, FAMILY.truth(wells)) == 1.0
+    assert FAMILY.score({"profile": ideal[np.roll(label, 1)]}, FAMILY.truth(wells)) < 0.8
     assert other.metric.name == "balanced_accuracy" and set(other.snapshots) == {"best", "calm"}
     data = other.load({**block, "objective": "balanced_accuracy"}, "val")
     assert len(data.samples) == len(data.wells)  # controls are classes, too

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,65 +10,19 @@ import torch
 
 from ground.errors import BadInput
 from ground.states import load_state, save_state
-from models.base import Diverged, Family, Place, Prediction, Predictor, Scorer
-from models.cellprofiler import choices
+from models.base import Diverged, Family, Place
 from models.cellprofiler import config as settings
 from models.cellprofiler import data as cells
 from models.cellprofiler.data import CellData
 from models.cellprofiler.learner import CellLearner
-from models.cellprofiler.metrics import MAP
 from models.cellprofiler.predictor import Extractor, look, predict_all, restore
 from models.cellprofiler.scorers import BalancedAccuracy
 from models.conformance import Conformance, HoldsOut, ReadsLazily, Transfers
+from models.registry import get
 from tests.models.cellprofiler import plates
 
 SMALL = {"WIDTH": 4, "BLOCKS": 2, "FEATURES": 8, "EPOCHS": 6, "BATCH_SIZE": 12, "PIECE_STEPS": 2, "LR": 0.02,
          "LAYERS": "block2,features", "LAMBDAS": "0.1,none", "EVAL_BATCH": 20}  # fmt: skip
-
-
-class Cells(Family):
-    """The family as far as learning goes."""
-
-    name = "cells-of-a-test"
-    metric = MAP
-    snapshots = {"best": MAP}
-    default_space = "lorenz"
-
-    def own_data(self, path: str, block: Mapping[str, Any]) -> dict[str, Any]:
-        return cells.own_block(path, block)
-
-    def fingerprint(self, config: Mapping[str, Any]) -> str:
-        return cells.fingerprint(config)
-
-    def load(self, config: Mapping[str, Any], phase: str) -> CellData:
-        return cells.load(config, phase)
-
-    def subset(self, data: CellData, samples: np.ndarray) -> CellData:
-        return data.subset(samples)
-
-    def check(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        return settings.resolve(config)
-
-    def learner(self, config: Mapping[str, Any], data: CellData, place: Place, seed: int) -> CellLearner:
-        return CellLearner(settings.resolve(config), data, place, seed)
-
-    def restore(self, config: Mapping[str, Any], weights: Mapping[str, Any], place: Place) -> Predictor:
-        return restore(config, weights, place.device, place.batch)
-
-    def truth(self, data: CellData) -> Prediction:
-        return {"of": data.samples, "data": data}  # type: ignore[dict-item]
-
-    def scorer(self, truth: Mapping[str, Any]) -> Scorer:
-        data = truth["data"]
-        return choices.scorer_of(data.wells, data.samples, data.gallery, data.pairs)
-
-    def combine(self, predictions: Any, weights: Any) -> Prediction:
-        if "similarity" in predictions[0] or "profile" not in predictions[0]:
-            return super().combine(predictions, weights)
-        share = np.sqrt(np.asarray(weights) / np.sum(weights)).astype(np.float32)
-        joined = [s * p["profile"] for s, p in zip(share, predictions, strict=True)]
-        others = [{k: v for k, v in p.items() if k != "profile"} for p in predictions]
-        return {"profile": np.concatenate(joined, 1), **super().combine(others, weights)}
 
 
 class TestCells(Conformance, HoldsOut, Transfers, ReadsLazily):
@@ -77,8 +30,8 @@ class TestCells(Conformance, HoldsOut, Transfers, ReadsLazily):
     overfit = {"EPOCHS": 60, "LR": 0.05, "L2": 0.0}
 
     @pytest.fixture
-    def family(self) -> Cells:
-        return Cells()
+    def family(self) -> Family:
+        return get("cellprofiler")
 
     @pytest.fixture
     def config(self) -> dict[str, Any]:
@@ -98,9 +51,6 @@ class TestCells(Conformance, HoldsOut, Transfers, ReadsLazily):
         found = cells.load({"project": str(root)}, "val")
         shutil.rmtree(root / "outputs" / "single-cells" / "shards")
         return found
-
-    def test_default_space_passes_check(self, family: Family) -> None:
-        pytest.skip("the family's own search space says it")
 
 
 @pytest.fixture
@@ -284,7 +234,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial(data: CellData) -> None:
 
 
 def test_it_learns(data: CellData) -> None:
-    one = learner(data, EPOCHS=60, LR=0.03, AUGMENT="b", WIDTH=8)
+    one = learner(data, EPOCHS=60, LR=0.03, SCHEDULE="cosine", AUGMENT="b", WIDTH=8)
     before = one.validate()
     while not one.done:
         one.train_piece()

@@ -72,6 +72,9 @@ def test_what_is_not_finite_has_no_score() -> None:
     profile = unit(4, 3, 0)
     profile[0, 0] = np.nan
     assert math.isnan(scorer({"profile": profile}))
+    one = np.ones((4, 4))
+    one[0, 0] = np.nan  # which is not even ranked
+    assert math.isnan(scorer.score({"similarity": one}))
     assert math.isnan(MeanAveragePrecision(np.arange(4), np.zeros(4, int))({"profile": unit(4, 3, 0)}))  # no pairs
     assert math.isnan(BalancedAccuracy(np.zeros(2))({"probabilities": np.array([[np.nan, 1], [0, 1]])}))
 
@@ -99,6 +102,7 @@ def test_some_samples_keep_the_whole_gallery(seed: int) -> None:
     np.testing.assert_array_equal(
         again.each({"similarity": rows["similarity"][::2]}), scorer.each(reduced)[chosen[::2]]
     )
+    np.testing.assert_array_equal(part.reduce({"profile": profile})["similarity"], rows["similarity"])
     # a prediction of these samples alone brings its similarity to the gallery along
     alone = {"profile": profile[chosen], "similarity": cosines(profile[chosen], profile)}
     np.testing.assert_allclose(part.each(part.reduce(alone)), scorer.each(reduced)[chosen], atol=1e-6)
