@@ -41,7 +41,7 @@ class Ranking:
         others = np.where(self._hidden, np.float32(-np.inf), values)
         others.sort(axis=1)
         nearer = values.shape[1] - _places(others, row, found)
-        best = np.lexsort([-found, row])
+        best = np.lexsort((-found, row))
         precision = np.bincount(row[best], self._rank / (self._rank + nearer[best]), minlength=len(values))
         bad = self.count == 0
         if not np.isfinite(values).all():
