@@ -40,15 +40,14 @@ def _refuse_elsewhere(path: Path, file: h5py.File) -> None:
             return f"more than {_MOST_OBJECTS} objects"
         if isinstance(link, h5py.ExternalLink):
             return f"{_shown(name)} is a link into another file; that is not followed"
-        if isinstance(link, h5py.SoftLink):
-            try:
-                file.get(name)
-            except RuntimeError:
-                return f"{_shown(name)} is a link in a circle"
-        if isinstance(link, h5py.HardLink):
-            found = file[name]
+        try:  # nothing may be raised within the library's own walk
+            found = file.get(name) if isinstance(link, (h5py.SoftLink, h5py.HardLink)) else None
+            if isinstance(link, h5py.HardLink) and found is None:
+                return f"{_shown(name)} cannot be read"
             if isinstance(found, h5py.Dataset) and (found.external or found.is_virtual):
                 return f"{_shown(name)} has its values in other files; that is not followed"
+        except Exception as error:
+            return f"{_shown(name)} cannot be read ({str(error)[:80]})"
         return None
 
     reason = file.visititems_links(look)
@@ -74,7 +73,7 @@ def reading_hdf5(path: Path) -> Iterator[h5py.File]:
             if version not in _LOOKED_AT:  # once a file: it takes longer than opening it
                 try:
                     _refuse_elsewhere(path, file)
-                except (RuntimeError, KeyError, ValueError, TypeError) as error:
+                except (RuntimeError, KeyError, ValueError, TypeError, SystemError) as error:
                     raise error if isinstance(error, BadInput) else OSError(str(error)) from None
                 _LOOKED_AT.add(version)
             yield file

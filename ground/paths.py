@@ -41,7 +41,7 @@ def folder(variable: str, default: str) -> Path:
 
 @contextlib.contextmanager
 def made_if_all_is_well(path: Path) -> Iterator[Path]:
-    """`path`, a folder made if missing; what was made of it goes again if the block fails, unless something is there."""
+    """`path`, a folder made if missing; what was made goes again if the block fails and nothing is there."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -36,14 +35,10 @@ def opened_zip(
     """
     try:
         size = regular(path).st_size
-        try:
-            _refuse_directory(path)
-            opened = zipfile.ZipFile(path)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            raise zipfile.BadZipFile("its directory lies elsewhere") from None
-        with opened as archive:
+        _refuse_directory(path)
+        with zipfile.ZipFile(path) as archive:
+            if any(not 0 <= entry.header_offset < size for entry in archive.infolist()):
+                raise zipfile.BadZipFile("its directory leads elsewhere")
             refuse_bomb(archive, path.name, size, ratio, slack)
             yield archive
     except FileNotFoundError:

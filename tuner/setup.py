@@ -58,7 +58,7 @@ def resolve(arguments: argparse.Namespace) -> Request:
     Raises:
         BadInput: the first thing wrong with it.
     """
-    space = _space(arguments)
+    space = _space(arguments) if arguments.again is None else _again(arguments)
     family = get(space.family).of(space.data)
     fixed = dict(space.fixed)
     start = fixed.pop(transfer.SETTING, None)
@@ -153,8 +153,6 @@ def open_or_begin(request: Request, overwrite: bool) -> tuple[Study, bool]:
 
 
 def _space(arguments: argparse.Namespace) -> SearchSpace:
-    if arguments.again is not None:
-        return _again(arguments)
     if arguments.dataset is None and arguments.data is None:
         raise BadInput(f"name a dataset ({', '.join(search_spaces.names())}) or give --data FILE")
     if arguments.data is not None:
@@ -247,6 +245,9 @@ def _check_feasible(space: SearchSpace, family: Family, data: Any, seed: int) ->
             return
         except BadInput as error:
             reason = reason or f" ({error})"
+        except Exception as error:  # as each of its trials would end
+            line = (str(error).splitlines() or [""])[0][:160]
+            reason = reason or f" ({type(error).__name__}: {line})"
     raise BadInput(f"search space {space.name}: no model of it can be made for this data{reason}")
 
 

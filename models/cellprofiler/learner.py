@@ -280,12 +280,12 @@ class CellLearner(Learner):
         self._best_step = int(state["best_step"])
 
     def weights(self) -> dict[str, Any]:
-        """The network, what it was made for (`about`: classes, channels, box, settings), and the choice with its
-        sphering, fitted on the controls of the validation wells."""
+        """The network, what it was made for (`about`: classes, channels, box, how crops were cut), and the choice with
+        its sphering, fitted on the controls of the validation wells."""
         _, chosen = self._look()
         return {
             "network": _copied(self.network),
-            "about": {**self.about, "settings": self.config},
+            "about": self.about,
             "choice": chosen.choice.to_json(),
             "sphering": chosen.sphering.state(),
         }

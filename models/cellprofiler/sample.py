@@ -1,5 +1,9 @@
 """Crops of the cells of a project, drawn and written into a store; a killed run goes on.
 
+Each training site gives the factor times the median number of cells of a training site, drawn without repeats, or all
+where it has fewer; sites of the validation and test values give all cells. The project is looked at first, as by
+`check --project`.
+
 The plan (which cells, in which part) is on disk before the first part. Parts are whole or absent, so the same command
 writes what is missing, and nothing twice. Processes share the parts; each depends on the plan alone.
 """

@@ -18,8 +18,6 @@ from models.cellprofiler import names
 from models.cellprofiler.predictor import CellPredictor, restore
 from models.cellprofiler.project import Project
 
-_KEPT = {"network", "about", "choice", "sphering"}
-
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -55,13 +53,16 @@ class Snapshot:
             raise BadInput(f"--batch {batch}: at least one cell at a time")
         file = _file(Path(path).expanduser())
         try:
-            weights = load_state(file)
-        except ValueError as error:
-            raise BadInput(str(error)) from None
-        if not set(weights) >= _KEPT:
-            raise BadInput(f"{file}: is no snapshot of a network on cells")
-        settings = weights["about"]["settings"]
-        return cls(file, sha256(file), restore(settings, weights, device, batch), settings)
+            state = load_state(file)
+            if state["family"] != "cellprofiler":
+                raise BadInput(f"{file}: is a snapshot of family {state['family']}, not of a network on cells")
+            member = restore(state["settings"], state["weights"], device, batch)
+        except BadInput as error:
+            raise error if str(file) in str(error) else BadInput(f"{file}: {error}") from None
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            line = (str(error).splitlines() or [""])[0][:120]
+            raise BadInput(f"{file}: not a usable snapshot ({line})") from None
+        return cls(file, sha256(file), member, state["settings"])
 
     def layers(self, asked: list[str] | None) -> tuple[str, ...]:
         """The layers that a user asks for, or the one that was best on the validation wells.

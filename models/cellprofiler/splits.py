@@ -18,7 +18,7 @@ import pandas as pd
 
 from ground.errors import BadInput
 from ground.files import write_text
-from models.cellprofiler.opening import add_project
+from models.cellprofiler.opening import add_project, opened
 from models.cellprofiler.project import PLATE, WELL, Project
 
 TRAINING, VALIDATION, TEST = range(3)
@@ -137,7 +137,6 @@ def report(project: Project, part: np.ndarray) -> list[str]:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("root", type=Path, help="the project's folder")
     add_project(parser)
     parser.add_argument("--by", choices=("plates", "wells"), required=True)
     parser.add_argument("--validation", type=_amount, default=0.2, help="plates or wells of a label, or a share (.2)")
@@ -155,7 +154,7 @@ def _amount(text: str) -> float:
 
 
 def main(given: argparse.Namespace) -> None:
-    project = Project.open(given.root, given.config, given.metadata)
+    project = opened(given)
     if given.validation == 0:
         raise BadInput("--validation 0: a search is scored on validation wells")
     if given.by == "plates":

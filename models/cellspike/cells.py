@@ -130,7 +130,7 @@ class Cell:
             tables = []
             for name in ("unit_par", "phys_par"):
                 meant = f"not {(rows, count)} as frames and {META} say"
-                tables.append(hdf5.array(file, path, name, shape=(rows, count), meant=meant, finite=True))
+                tables.append(hdf5.array(file, path, name, shape=(rows, count), meant=meant))
             quality = np.ones(rows, bool)
             if "binQA" in file:
                 quality = hdf5.array(file, path, "binQA")

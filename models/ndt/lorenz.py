@@ -64,7 +64,7 @@ def generate(options: Mapping[str, Any]) -> dict[str, np.ndarray]:
         options: any of `DEFAULTS`; `rate` is the mean expected spikes a bin.
     """
     o = checked(options)
-    rng = np.random.default_rng(o["seed"])
+    rng = np.random.default_rng(int(o["seed"]))
     bins, units = int(o["bins"] + o["forward_bins"]), int(o["heldin_units"] + o["heldout_units"])
     times = np.arange(bins) * 0.025
     settle = 5.0

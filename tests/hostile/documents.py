@@ -187,16 +187,13 @@ def cases(spikes: Path, study: Path) -> Iterator[Case]:
     for name, text in SPACES.items():
 
         def made(folder: Path, text: str = text) -> Callable[[], int]:
-            path = ": " if "data:" not in text and name not in ("data nothing",) else ""
-            return search(
-                spikes,
-                folder,
-                space=_braced(text) + (f"data{path}{{{{path: {spikes}}}}}\n" if path and HEAD in text else ""),
-            )
+            # what is wrong is what the case says, not that there is no data
+            data = "" if "data:" in text or HEAD not in text else f"\ndata: {{{{path: {spikes}}}}}\n"
+            return search(spikes, folder, space=_braced(text) + data)
 
         yield Case("search spaces", name, made)
     for entry in DOMAINS:
-        text = f"family: ndt\ndata: {{path: {spikes}}}\nspace: {{MODEL.DROPOUT: {{uniform: [0.1, 0.5]}}, TRAIN.WEIGHT_DECAY: {entry}}}\n"
+        text = f"{HEAD[:-2]}, TRAIN.WEIGHT_DECAY: {entry}}}\ndata: {{path: {spikes}}}\n"
         if entry == "{uniform: [0.1, 5]}":
             text = text.replace("TRAIN.WEIGHT_DECAY", "MODEL.DROPOUT_RATES")
         yield Case(

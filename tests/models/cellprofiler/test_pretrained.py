@@ -44,6 +44,7 @@ def neighbours_agree(network: CellNetwork, x: torch.Tensor, well: np.ndarray) ->
     return told
 
 
+@pytest.mark.slow
 def test_imagenet_features_tell_wells_better_than_random_ones(shared: Path) -> None:
     with h5py.File(shared / "data" / "cellpainting" / "nf1_single_cell_crops_128.h5") as file:
         crops, well = file["images"][:], np.unique(file["well"][:], return_inverse=True)[1]

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
+from ground.states import load_state, save_state
 from models.cellprofiler.__main__ import main
 from models.cellprofiler.draw import Options
 from models.cellprofiler.project import Project
@@ -162,6 +163,7 @@ def test_features_of_two_models_never_mix(
     assert theirs.read_bytes() == b"of the original program"
 
 
+@pytest.mark.slow
 def test_killed_at_any_time_it_goes_on(root: Path, model: Path, tmp_path: Path) -> None:
     """kill -9 after some sites, again and again: in the end everything is there, once, as without."""
     whole = Path(shutil.copytree(root, tmp_path / "whole"))
@@ -239,6 +241,21 @@ def test_a_project_that_does_not_fit_is_one_line(
     assert run(lost, "--model", model) == 2
     assert "1 images are missing" in capsys.readouterr().err
     assert not (lost / "outputs").exists()
+
+
+def test_a_snapshot_of_something_else_is_one_line(
+    root: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = load_state(model)
+    for name, changed, says in (
+        ("family", {**state, "family": "xtcav"}, "of family xtcav"),
+        ("settings", {**state, "settings": {**state["settings"], "WIDTH": 5}}, "not a usable snapshot"),
+        ("nothing", {"a": 1}, "not a usable snapshot"),
+    ):
+        save_state(tmp_path / f"{name}.safetensors", changed)
+        assert run(root, "--model", tmp_path / f"{name}.safetensors") == 2
+        told = capsys.readouterr().err.strip().splitlines()
+        assert len(told) == 1 and says in told[0] and name in told[0]
 
 
 def test_a_folder_with_several_snapshots(root: Path, model: Path, tmp_path: Path) -> None:

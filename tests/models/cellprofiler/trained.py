@@ -19,5 +19,6 @@ def snapshot(folder: Path, root: Path, seed: int = 0, name: str = "best", **sett
     learner = CellLearner(resolve({**SMALL, **settings}), data.load({"project": str(root)}, "val"), Place(), seed)
     learner.train_piece()
     folder.mkdir(parents=True, exist_ok=True)
-    save_state(folder / f"{name}.safetensors", learner.weights())
+    state = {"family": "cellprofiler", "settings": learner.config, "metrics": {}, "weights": learner.weights()}
+    save_state(folder / f"{name}.safetensors", state)  # as a trial writes it
     return folder / f"{name}.safetensors"

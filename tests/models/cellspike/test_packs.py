@@ -183,7 +183,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "other parameters": ("val_unitStar_par", lambda u: u[:, :2], "is wanted"),
     "conductances of another cell": ("train_phys_par", lambda p: p * 2, "its meta makes"),
     "no parameters": ("test_unitStar_par", None, "no unit parameters"),
-    "text": ("train_frames", lambda x: np.full(x.shape, b"x"), "numbers are wanted"),
+    "text": ("train_frames", lambda x: np.full(x.shape, b"x"), "not an array of numbers"),
 }
 
 

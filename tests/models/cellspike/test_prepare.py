@@ -285,7 +285,7 @@ SPOILT: dict[str, tuple[int, Callable[[Path], None], str]] = {
     "truncated": (1, truncate, "data_1.h5: not a readable HDF5 file"),
     "missing": (1, Path.unlink, "data_1.h5: no such file"),
     "no frames": (0, lambda path: change(path, lambda file: file.pop("frames")), "has no frames"),
-    "rows": (0, lambda path: change(path, lambda file: file.pop("unit_par")), "unit_par is missing"),
+    "rows": (0, lambda path: change(path, lambda file: file.pop("unit_par")), "has no unit_par"),
 }
 
 
