@@ -144,6 +144,8 @@ def test_the_metric_goes_by_the_objective(block: dict[str, Any]) -> None:
     prediction = told(rng, len(data.samples), 3) | {"probabilities": np.eye(4)[data.wells.target[data.samples]]}
     assert other.score(prediction, other.truth(data)) == 1.0
     assert np.array_equal(other.groups(data), np.arange(len(data.samples)))
+    each = baselines.precisions(data, prediction)  # of which controls are no part
+    assert np.array_equal(np.isnan(each), data.wells.control[data.samples])
 
 
 def test_wells_of_a_label_stay_together_unless_labels_are_few(data: CellData) -> None:
