@@ -148,7 +148,7 @@ def test_an_end_is_heard_where_ray_hears_nothing(env: dict[str, str], tmp_path: 
 @pytest.mark.slow
 def test_a_study_that_is_deleted_while_searched_is_one_line(env: dict[str, str], tmp_path: Path) -> None:
     study = tmp_path / "one"
-    process = start(study, env)
+    process = start(study, env, "--set", "pace=0.1")  # no trial comes to its end
     while study.exists():
         shutil.rmtree(study, ignore_errors=True)
     err = process.communicate(timeout=120)[1]
