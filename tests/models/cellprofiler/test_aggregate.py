@@ -305,6 +305,15 @@ def test_tables_keep_names_that_look_missing(tmp_path: Path) -> None:
         assert again["Metadata_moa"].tolist() == ["NA", None] and again["Metadata_Dose"].tolist() == ["007", "010"]
 
 
+def test_empty_text_is_missing_in_every_kind_of_table(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"Metadata_moa": ["", "nan", "NA", None], "Metadata_Site": [1, 2, 3, 4], "deep_0": 1.0})
+    for ending in (".parquet", ".csv"):
+        write_table(tmp_path / f"t{ending}", frame)
+        found = read_table(tmp_path / f"t{ending}")
+        assert found["Metadata_moa"].tolist() == [None, None, "NA", None]
+        assert found["Metadata_Site"].tolist() == ["1", "2", "3", "4"]
+
+
 def test_counters_and_places_are_no_features() -> None:
     columns = ["Metadata_Site", "Image_Metadata_Well_x", "ImageNumber", "Nuclei_Location_Center_X", "Cells_Area"]
     columns += ["Metadata_Nuclei_Number_Object_Number", "Image_Count_Cells", "Nuclei_Number_Object_Number", "word"]
