@@ -122,12 +122,11 @@ class CellprofilerFamily(Family):
     def export(self, predicted: Iterable[tuple[Any, Prediction]], out: Path, about: Mapping[str, Any]) -> str:
         """HDF5 with `profile`, `probabilities`, the likeliest class `told`, and `plate`, `well` and `label` to join by.
 
-        The attribute `classes` (JSON) names the columns of `probabilities`, where the data has the model's classes.
+        The attribute `classes` (JSON) names the columns of `probabilities`, as the models know them.
         """
         parts = list(predicted)
-        classes = parts[0][0].classes if parts else ()
-        if parts and parts[0][1]["probabilities"].shape[1] == len(classes):
-            about = {**about, "classes": json.dumps(classes)}
+        if parts and parts[0][0].model_classes:
+            about = {**about, "classes": json.dumps(parts[0][0].model_classes)}
         return super().export(((data, _told(data, one)) for data, one in parts), out, about)
 
     # ---- scores

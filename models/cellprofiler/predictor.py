@@ -203,6 +203,7 @@ def predict_all(members: Sequence[CellPredictor], data: CellData) -> list[Predic
     """Predictions of several members; every crop is read once for all of them."""
     for member in members:
         member.extractor.fit(data.store.box, data.store.channels, data.source)
+    data.model_classes[:] = members[0].extractor.about["classes"]
     layers = [[member.choice.layer] for member in members]
     found = look([member.extractor for member in members], layers, data, min(member.batch for member in members))
     return [_told(member, seen, data) for member, seen in zip(members, found, strict=True)]

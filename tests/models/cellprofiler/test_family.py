@@ -218,6 +218,19 @@ def test_predictions_are_exported_with_their_wells_and_scored_from_the_file(
         FAMILY.evaluate(tmp_path / "p.h5", {}, None, "mine")
 
 
+def test_classes_are_the_models_whatever_the_project_calls_its_own(data: CellData, tmp_path: Path) -> None:
+    learner = FAMILY.learner(CONFIG, data, Place(), 0)
+    renamed = plates.project(tmp_path / "other", {"Q": "Test"})
+    index = renamed / "inputs" / "metadata" / "index.csv"
+    index.write_text(index.read_text().replace(",lupin,", ",zinnia,"))
+    other = FAMILY.open(renamed, "test")
+    assert len(other.classes) == len(data.classes) and other.classes != data.classes
+    FAMILY.export([(other, learner.predict(other))], tmp_path / "p.h5", {})
+    with h5py.File(tmp_path / "p.h5") as file:
+        assert json.loads(file.attrs["classes"]) == list(data.classes)
+        assert set(file["label"][:].astype(str)) == {"DMSO", "malva", "nerin", "zinnia"}
+
+
 def test_the_test_wells_are_scored_beside_what_nobody_learned(block: dict[str, Any], data: CellData) -> None:
     test = FAMILY.load(block, "test")
     label = test.wells.target[test.samples]
