@@ -245,11 +245,7 @@ class Rounds:
                 cluster.close()
 
     def _strike(self, search: Search, kind: str, cluster: Cluster | None, other: subprocess.Popen[str] | None) -> float:
-<<<<<<< HEAD
-        """Kill at a random moment, as the search starts or while trials run; how old it was then, in seconds."""
-=======
         """Kill at a random moment, as the search starts or while trials run. Returns how old it was, in seconds."""
->>>>>>> hard-ray
         if kind == "worker" or self.random.random() < 0.6:
             self._wait(search, lambda: any(search.study.glob("trials/*/metrics.csv")))
             time.sleep(self.random.uniform(0.0, self.trials))
