@@ -70,7 +70,7 @@ def test_medians_and_means_are_those_of_all_cells(tmp_path: Path) -> None:
 
 
 def test_sites_count_equally_where_medians_of_sites_are_averaged(tmp_path: Path) -> None:
-    frame = cells()
+    frame = cells(sites=3)
     run(folder_of(frame, tmp_path / "features"), "--method", "site-median", "-o", tmp_path / "t.csv.gz")
     found = read_table(tmp_path / "t.csv.gz").set_index(["Metadata_Plate", "Metadata_Well"])
     for key, part in frame.groupby(["Metadata_Plate", "Metadata_Well"]):
