@@ -39,7 +39,7 @@ ATTEMPTS = 4
 SPACE = """
 family: mean
 data: {{path: {data}}}
-fixed: {{epochs: 150}}
+fixed: {{epochs: 100, pace: 0.03}}
 space:
   rate: {{loguniform: [0.001, 0.3]}}
 budget: {{samples: 5}}
@@ -191,6 +191,7 @@ class Rounds:
             raise RuntimeError(f"the uninterrupted run: {whole.log.read_text()}")
         self.seconds = time.monotonic() - whole.began
         self.table = table(home / "whole/kills")
+        self.trials = float(pd.read_csv(home / "whole/kills/models.csv")["seconds"].sum()) / 2  # two run side by side
         left = leftovers([whole], home / "whole/kills")
         if left:
             raise RuntimeError(f"the uninterrupted run left {left}")
@@ -215,7 +216,8 @@ class Rounds:
             took = time.monotonic() - killed
             self.counts.longest = max(self.counts.longest, took)
             had = kept(study)
-            self.counts.finished += sum(name.endswith("result.json") for name in had)
+            finished = sum(name.endswith("result.json") for name in had)
+            self.counts.finished += finished
             if cluster is not None and code != 0:
                 cluster.add(cpus=1)  # somebody turns the machine on again
             while code != 0 and len(searches) <= ATTEMPTS:
@@ -232,7 +234,7 @@ class Rounds:
                 self.say(f"round {number}: left {line}")
             self.say(
                 f"round {number}: {kind} after {after:.1f} s, ended {took:.1f} s later; "
-                f"{sum(name.endswith('result.json') for name in had)} finished, {len(searches) - 1} more runs"
+                f"{finished} had finished, {len(searches) - 1} more runs"
             )
             if self.counts.bad == before:
                 shutil.rmtree(study.parent)
@@ -243,25 +245,32 @@ class Rounds:
                 cluster.close()
 
     def _strike(self, search: Search, kind: str, cluster: Cluster | None, other: subprocess.Popen[str] | None) -> float:
-        """Kill at a random moment. Returns how old the search was then, in seconds."""
-        if kind in ("driver", "node"):
-            time.sleep(self.random.uniform(0.2, 0.95) * self.seconds)
+        """Kill at a random moment, as the search starts or while trials run. Returns how old it was, in seconds."""
+        if kind == "worker" or self.random.random() < 0.6:
+            self._wait(search, lambda: any(search.study.glob("trials/*/metrics.csv")))
+            time.sleep(self.random.uniform(0.0, self.trials))
+        elif kind in ("driver", "node"):
+            time.sleep(self.random.uniform(0.2, self.seconds - self.trials))
         else:
-            while not victims(search, kind) and search.process.poll() is None:
-                time.sleep(0.05)
-            time.sleep(self.random.uniform(0.0, 0.3 if kind == "worker" else 0.5) * self.seconds)
+            self._wait(search, lambda: victims(search, kind))
+            time.sleep(self.random.uniform(0.0, (self.seconds - self.trials) / 2))
         age = time.monotonic() - search.began
+        there = [] if kind in ("driver", "node") else victims(search, kind)
+        if search.process.poll() is not None or (kind not in ("driver", "node") and not there):
+            self.say(f"no {kind} was left to kill: it came too late")
+            return age
         if kind == "driver":
             search.process.kill()
         elif cluster is not None and other is not None:
             cluster.kill(other)
-        elif there := victims(search, kind):
-            self.random.choice(there).kill()
         else:
-            self.say(f"no {kind} was left to kill: it came too late")
-            return age
+            self.random.choice(there).kill()
         self.counts.kills[kind] += 1
         return age
+
+    def _wait(self, search: Search, condition: Callable[[], object]) -> None:
+        while not condition() and search.process.poll() is None and time.monotonic() - search.began < DEADLINE:
+            time.sleep(0.05)
 
     def _settle(self, search: Search, kind: str) -> int | None:
         """Wait for the end of a command; one that ends badly must have said why in one line."""
@@ -293,11 +302,14 @@ def play(rounds: int, seed: int, home: Path, kinds: tuple[str, ...], say: Callab
     say(f"the uninterrupted run took {game.seconds:.1f} s")
     bag: list[str] = []
     number = 0
-    while game.counts.kills.total() < rounds:
+    while game.counts.kills.total() < rounds and number < 3 * rounds:
         if not bag:
             bag = game.random.sample(kinds, len(kinds))
         number += 1
-        game.play(number, bag.pop())
+        landed = game.counts.kills.total()
+        game.play(number, bag[-1])
+        if game.counts.kills.total() > landed:  # else that kind comes once more
+            bag.pop()
     return game.counts
 
 

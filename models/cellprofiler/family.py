@@ -66,7 +66,7 @@ class CellprofilerFamily(Family):
             where = " on another plate (data key pairs)" if data.pairs == "plates" else ""
             raise BadInput(
                 f"{data.source}: no {'test' if phase == 'test' else 'validation'} well has another one of its "
-                f"label{where} to be found; data key objective: balanced_accuracy ranks by classes"
+                f"label{where} to be found; --set data.objective=balanced_accuracy ranks by classes"
             )
         return data
 

@@ -89,10 +89,10 @@ def test_an_interruption_within_an_epoch_changes_nothing(
     save_state(tmp_path / "s.safetensors", cut.state())
     resumed = learner(data, **config)
     resumed.load_state(load_state(tmp_path / "s.safetensors"))
+    assert all(resumed.state()[name] == cut.state()[name] for name in ("plateau", "epoch_loss", "best", "best_step"))
     again = [resumed.train_piece() for _ in range(4)]
     assert torch.equal(flat(resumed), flat(whole)) and resumed.step == whole.step
-    ours, theirs = resumed.state(), whole.state()
-    assert all(ours[name] == theirs[name] for name in ("plateau", "epoch_loss"))
+    assert all(resumed.state()[name] == whole.state()[name] for name in ("plateau", "epoch_loss"))
     same = ("train_loss", "train_accuracy", "lr")
     assert [[a[k] for k in same] for a in again] == [[a[k] for k in same] for a in told[7:]]
 
@@ -223,7 +223,7 @@ def test_patience_ends_training(data: CellData) -> None:
         one.train_piece()
         if one.due:
             one.validate()
-    assert one.step // one.feeder.steps < 20 and one.progress == 1.0
+    assert one.step // one.feeder.steps <= 5 and one.progress == 1.0
 
 
 def test_a_loss_that_is_not_finite_ends_the_trial(data: CellData) -> None:
