@@ -110,5 +110,5 @@ def test_lorenz_options_are_checked() -> None:
 
     with pytest.raises(BadInput, match="unknown lorenz option"):
         generate({**LORENZ, "trials": 3})
-    with pytest.raises(BadInput, match="positive"):
+    with pytest.raises(BadInput, match="bins is 0"):
         generate({**LORENZ, "bins": 0})

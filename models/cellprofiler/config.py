@@ -56,7 +56,7 @@ _SETTINGS: Table = {
     # what the profile is made of: each combination is tried on the validation wells, without any training
     "LAYERS": (names.POOL, None, None),
     "AGGREGATES": (",".join(AGGREGATES), None, None),
-    "LAMBDAS": ("1e-3,1e-2,1e-1,1", None, None),
+    "LAMBDAS": ("none,0.01,0.1,1", None, None),
     # epochs without a better validation metric that are borne; 0: all are trained
     "PATIENCE": (0, 0, None),
     "PIECE_STEPS": (50, 1, None),
