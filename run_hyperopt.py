@@ -43,7 +43,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "other seeds, in a study of its own")  # fmt: skip
     add("--space", metavar="FILE", help="hyperparameter ranges from a published JSON space, in place of the YAML's")
     add("--config", metavar="FILE", help="fixed settings from a published nested YAML template")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="fix one setting; repeatable")
+    add("--set", action="append", default=[], metavar="NAME=VALUE",
+        help="fix one setting, or with data.KEY=VALUE a key of the data block; repeatable")  # fmt: skip
     add("--study", metavar="NAME", help="name (or path) of the study (default: the dataset's name)")
     add("--holdout", type=float, metavar="SHARE", help="keep this share of the validation groups from all choices "
         "(snapshots, search, ensemble) and score the ensemble on it once, at the end")  # fmt: skip

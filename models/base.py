@@ -172,6 +172,45 @@ class Learner(ABC):
         """Predictions for `data`, in evaluation mode."""
 
 
+class StepLearner(Learner):
+    """A learner with a budget of steps, that validates after every so many of them.
+
+    Attributes:
+        step: steps taken.
+        total: steps in the budget.
+        every: steps from one validation to the next.
+        patience: validations without a better one that are borne; 0: any number.
+        best_step: where the best validation was.
+    """
+
+    total: int
+    every: int
+    patience: int = 0
+    step: int = 0
+    best_step: int = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether training ends before its budget does."""
+        return bool(self.patience and self.step - self.best_step > self.patience * self.every)
+
+    @property
+    def done(self) -> bool:
+        return self.step >= self.total or self.exhausted
+
+    @property
+    def steps(self) -> int:
+        return self.step
+
+    @property
+    def progress(self) -> float:
+        return 1.0 if self.done else self.step / self.total
+
+    @property
+    def due(self) -> bool:
+        return self.step % self.every == 0 or self.done
+
+
 class Scorer(ABC):
     """The family's metric, prepared for one truth: selection calls it thousands of times.
 

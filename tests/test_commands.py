@@ -29,7 +29,7 @@ from tests.ensembles.studies import write_data, write_study
 MODULES = [
     "run_hyperopt", "validate_test_submission", "download.__main__", "ensembles.__main__", "search_spaces.__main__",
     "studies.__main__", "models.cellnet.__main__", "models.cellspike.__main__", "models.ndt.__main__",
-    "models.xtcav.__main__",
+    "models.cellprofiler.__main__", "models.xtcav.__main__",
 ]  # fmt: skip
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FAMILIES = str(ROOT / "tests" / "families")

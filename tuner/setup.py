@@ -32,6 +32,8 @@ _MOST = 1_000_000
 _TRIED = 20  # points, where one after another cannot be trained
 DEFAULT_FAMILY = "ndt"
 """What --data is taken for where no --family is named."""
+_DATA = "data."
+"""What names of --set begin with that are keys of the data block."""
 _AGAIN = 5
 """Trials of one setting (--again): enough to see what the seed alone does."""
 
@@ -172,12 +174,13 @@ def _space(arguments: argparse.Namespace) -> SearchSpace:
         template = search_spaces.load_template(Path(arguments.config))
         fixed.update({k: v for k, v in template.items() if k not in domains})
     chosen = assignments(arguments.set)
+    block = {name.removeprefix(_DATA): chosen.pop(name) for name in list(chosen) if name.startswith(_DATA)}
     fixed.update(chosen)
     domains = {name: domain for name, domain in domains.items() if name not in chosen}
     domains = search_spaces.decide(domains, fixed)
     if not domains:
         raise BadInput("everything is fixed: nothing is left to search")
-    return replace(space, fixed=fixed, space=domains)
+    return replace(space, fixed=fixed, space=domains, data={**space.data, **block})
 
 
 def _again(arguments: argparse.Namespace) -> SearchSpace:

@@ -6,7 +6,6 @@ type has files 0, 1, ... of some events, so ranges of file numbers are parts for
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import sys
@@ -19,6 +18,7 @@ import numpy as np
 
 from ground.errors import BadInput
 from ground.files import read_json, sha256, write_json
+from ground.locks import alone
 from ground.machine import available_cpus
 from ground.paths import expanded, made
 from ground.settings import resolve
@@ -118,10 +118,8 @@ def demo(options: Mapping[str, Any], threads: int | None = None) -> Path:
     complete, target = checked(options), place(options)
     if (target / "summary.json").exists():
         return target / "xy"
-    write_json(made(target) / "options.json", complete)
-    with open(target / ".lock", "w") as lock:
-        # who comes second waits
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(target):
+        write_json(made(target) / "options.json", complete)
         if (target / "summary.json").exists():
             return target / "xy"
         for left in target.rglob(".tmp-*"):

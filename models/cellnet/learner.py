@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ground.errors import BadInput
-from models.base import Diverged, Learner, Place, Prediction
+from models.base import Diverged, Place, Prediction, StepLearner
 from models.cellnet import metrics, ranks
 from models.cellnet.config import loss_name
 from models.cellnet.data import CellData
@@ -27,7 +27,7 @@ PIECE_SECONDS = 45.0
 See = Callable[[Batch, np.ndarray], None]
 
 
-class CellNetLearner(Learner):
+class CellNetLearner(StepLearner):
     """One network in training. A step is FILES_PER_STEP files, of each rank.
 
     Args:
@@ -74,31 +74,14 @@ class CellNetLearner(Learner):
             patience=config["PLATEAU_PATIENCE"],
         )
         self.epoch_steps = data.train.steps(config["FILES_PER_STEP"], place.ranks)
-        self.total = config["EPOCHS"] * self.epoch_steps
+        self.total, self.every = config["EPOCHS"] * self.epoch_steps, config["EVALS"] * self.epoch_steps
+        self.patience = config["PATIENCE"]
         self._iterator: Iterator[Batch] | None = None
-        self.step = 0
         self._epoch = Sums()
         self.last_epoch: dict[str, float] = {}
-        self._best, self._best_step = math.nan, 0
+        self._best = math.nan
 
     # ---- how far
-
-    @property
-    def done(self) -> bool:
-        waits = self.config["PATIENCE"] * self.config["EVALS"] * self.epoch_steps
-        return self.step >= self.total or bool(waits and self.step - self._best_step > waits)
-
-    @property
-    def steps(self) -> int:
-        return self.step
-
-    @property
-    def progress(self) -> float:
-        return 1.0 if self.done else self.step / self.total
-
-    @property
-    def due(self) -> bool:
-        return self.step % (self.config["EVALS"] * self.epoch_steps) == 0 or self.done
 
     @property
     def epoch(self) -> int:
@@ -260,7 +243,7 @@ class CellNetLearner(Learner):
         scores = {**tally.scores(), **found, "seconds_per_event": seconds}
         metric = metrics.AREA if self.task == "ghost" else metrics.RMSE
         if metric.better(scores[metric.name], self._best):
-            self._best, self._best_step = scores[metric.name], self.step
+            self._best, self.best_step = scores[metric.name], self.step
         return scores
 
     def predict(self, data: CellData) -> Prediction:
@@ -276,7 +259,7 @@ class CellNetLearner(Learner):
             "step": self.step,
             "epoch": self._epoch.state(),
             "best": [] if math.isnan(self._best) else [self._best],
-            "best_step": self._best_step,
+            "best_step": self.best_step,
         }
 
     def plateau_state(self) -> list[float]:
@@ -295,7 +278,7 @@ class CellNetLearner(Learner):
         self.step = int(state["step"])
         self._epoch = Sums.of(state["epoch"])
         self._best = float(state["best"][0]) if state["best"] else math.nan
-        self._best_step = int(state["best_step"])
+        self.best_step = int(state["best_step"])
 
     def load_plateau(self, state: Sequence[float]) -> None:
         """Go on from `plateau_state`."""

@@ -3,13 +3,13 @@
     python -m models.cellprofiler setup ROOT          the folders and an example configuration
     python -m models.cellprofiler check ROOT --project    what is wrong with images, locations, labels and split
     python -m models.cellprofiler prepare ROOT        correct the illumination, compress the images
-    python -m models.cellprofiler split ROOT ...      leave plates or wells out
+    python -m models.cellprofiler split ROOT --by plates  leave plates or wells out
     python -m models.cellprofiler sample ROOT         crops of cells into a store
     python -m models.cellprofiler check ROOT          missing, black and constant crops of a store
     python -m models.cellprofiler profile ROOT --model MODEL      features of every cell
-    python -m models.cellprofiler predict ROOT --model MODEL      class probabilities of every well
-    python -m models.cellprofiler aggregate ROOT      cells into profiles of wells
-    python -m models.cellprofiler evaluate TABLE ...  how well profiles find their like
+    python -m models.cellprofiler predict ROOT --model MODEL -o wells.csv     class probabilities of every well
+    python -m models.cellprofiler aggregate ROOT -o wells.parquet     cells into profiles of wells
+    python -m models.cellprofiler evaluate wells.parquet --label Metadata_moa     how well profiles find their like
     python -m models.cellprofiler generate            plates to try it on; prints the project's folder
 
 A model is searched for with run_hyperopt.py --family cellprofiler --data ROOT. VERB --help says more.
@@ -41,12 +41,8 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    return run_command("python -m models.cellprofiler", lambda: _call(arguments))
-
-
-def _call(arguments: Sequence[str]) -> int:
     given = _parser(next(iter(arguments), "")).parse_args(arguments)
-    return int(given.call(given) or 0)
+    return run_command("python -m models.cellprofiler", lambda: int(given.call(given) or 0))
 
 
 def _parser(asked: str) -> argparse.ArgumentParser:

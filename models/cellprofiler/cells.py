@@ -76,7 +76,9 @@ class CellFeatures:
             for path in found:
                 yield from _by_plate(path)
             return
-        sites = sorted(self.folder.rglob("*.npz"))
+        sites = sorted(
+            path for path in self.folder.rglob("*.npz") if not path.name.startswith(".")
+        )  # killed in mid-write
         if not sites:
             raise BadInput(f"{self.folder}: neither Parquet files nor PLATE/WELL/SITE.npz in it")
         known = self._metadata()

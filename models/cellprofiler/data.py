@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class CellData:
         crop: how crops were cut, "integer" or "bilinear".
         source: for messages.
         report: what was found and left out, counted.
+        model_classes: of the models that predicted these wells last; a project's own classes may be others.
     """
 
     store: Cells
@@ -56,6 +57,7 @@ class CellData:
     crop: str
     source: str
     report: dict[str, int]
+    model_classes: list[str] = field(default_factory=list, compare=False)
 
     def subset(self, samples: np.ndarray) -> CellData:
         """The same data with only some of the samples (ascending places in `samples`) to be scored; all other wells

@@ -23,6 +23,8 @@ from models.cellprofiler.enrichment import KINDS
 from models.cellprofiler.evaluated import Asked, Evaluated, evaluated
 from models.cellprofiler.tables import PLATE, WELL, clean, column, features_of, read_table, well_name
 
+MOST = 20_000
+"""Rows: every pair of them is looked at."""
 SCORES, CLASSES, SUMMARY, PAGE = "scores.csv", "classes.csv", "evaluation.json", "evaluation.html"
 
 
@@ -60,6 +62,8 @@ def main(given: argparse.Namespace) -> None:
     names = titles(given.tables)
     for path, name in zip(given.tables, names, strict=True):
         frame = read_table(path)
+        if len(frame) > MOST:
+            raise BadInput(f"{path}: {len(frame):,} rows; more than {MOST:,} are no wells but cells: `aggregate` them")
         wanted = features_of(frame, given.features)
         frame, kept, notes = clean(frame, wanted)
         frame, lost = wells_of(frame, given.label, given.control, given.moa, path)

@@ -66,7 +66,7 @@ class CellprofilerFamily(Family):
             where = " on another plate (data key pairs)" if data.pairs == "plates" else ""
             raise BadInput(
                 f"{data.source}: no {'test' if phase == 'test' else 'validation'} well has another one of its "
-                f"label{where} to be found; data key objective: balanced_accuracy ranks by classes"
+                f"label{where} to be found; --set data.objective=balanced_accuracy ranks by classes"
             )
         return data
 
@@ -122,12 +122,11 @@ class CellprofilerFamily(Family):
     def export(self, predicted: Iterable[tuple[Any, Prediction]], out: Path, about: Mapping[str, Any]) -> str:
         """HDF5 with `profile`, `probabilities`, the likeliest class `told`, and `plate`, `well` and `label` to join by.
 
-        The attribute `classes` (JSON) names the columns of `probabilities`, where the data has the model's classes.
+        The attribute `classes` (JSON) names the columns of `probabilities`, as the models know them.
         """
         parts = list(predicted)
-        classes = parts[0][0].classes if parts else ()
-        if parts and parts[0][1]["probabilities"].shape[1] == len(classes):
-            about = {**about, "classes": json.dumps(classes)}
+        if parts and parts[0][0].model_classes:
+            about = {**about, "classes": json.dumps(parts[0][0].model_classes)}
         return super().export(((data, _told(data, one)) for data, one in parts), out, about)
 
     # ---- scores

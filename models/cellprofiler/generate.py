@@ -23,6 +23,7 @@ import numpy as np
 
 from ground.errors import BadInput, CommandFailed
 from ground.files import atomic_path, write_json, write_text
+from ground.locks import alone
 from ground.machine import available_cpus
 from ground.paths import made
 from ground.processes import side_by_side
@@ -30,7 +31,6 @@ from ground.settings import assignments, resolve
 from models.cellprofiler import picture
 from models.cellprofiler.draw import Options as Draw
 from models.cellprofiler.folders import folder
-from models.cellprofiler.locks import alone
 from models.cellprofiler.project import Project
 from models.cellprofiler.sample import sample
 from models.cellprofiler.store import STORE

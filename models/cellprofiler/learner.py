@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ground.errors import BadInput
 from ground.states import fit_network
-from models.base import Diverged, Learner, Metric, Place, Prediction
+from models.base import Diverged, Metric, Place, Prediction, StepLearner
 from models.cellprofiler import augment, choices, pixels, pretrained
 from models.cellprofiler import config as settings
 from models.cellprofiler.choices import Chosen
@@ -28,7 +28,7 @@ from models.cellprofiler.schedule import Plateau, rate
 PIECE_SECONDS = 45.0
 
 
-class CellLearner(Learner):
+class CellLearner(StepLearner):
     """One network in training. A step is one minibatch; a piece ends with the epoch at the latest.
 
     Args:
@@ -64,31 +64,14 @@ class CellLearner(Learner):
         self._kernels = [p for p in self._parameters if p.ndim > 1]
         self._optimizer = _optimizer(config, self._parameters)
         self._plateau = Plateau(config["LR"])
-        self.total = config["EPOCHS"] * self.feeder.steps
-        self.step = 0
+        self.total, self.every = config["EPOCHS"] * self.feeder.steps, self.feeder.steps
+        self.patience = config["PATIENCE"]
         self._epoch_loss = 0.0
         self._batches: Generator[Batch, None, None] | None = None
         self._looked: tuple[int, Seen, Chosen] | None = None
-        self._best, self._best_step = math.nan, 0
+        self._best = math.nan
 
     # ---- how far
-
-    @property
-    def done(self) -> bool:
-        patience = self.config["PATIENCE"]
-        return self.step >= self.total or bool(patience and self.step - self._best_step > patience * self.feeder.steps)
-
-    @property
-    def steps(self) -> int:
-        return self.step
-
-    @property
-    def progress(self) -> float:
-        return 1.0 if self.done else self.step / self.total
-
-    @property
-    def due(self) -> bool:
-        return self.step % self.feeder.steps == 0 or self.done
 
     def rate(self) -> float:
         """The learning rate of the next step."""
@@ -219,7 +202,7 @@ class CellLearner(Learner):
         }
         metric: Metric = MAP if self.data.objective == MAP.name else BALANCED
         if metric.better(metrics[metric.name], self._best):
-            self._best, self._best_step = metrics[metric.name], self.step
+            self._best, self.best_step = metrics[metric.name], self.step
         return {**{name: float(value) for name, value in metrics.items()}, "eval_s": time.perf_counter() - begun}
 
     def _look(self) -> tuple[Seen, Chosen]:
@@ -262,7 +245,7 @@ class CellLearner(Learner):
             "step": self.step,
             "epoch_loss": self._epoch_loss,
             "best": [] if math.isnan(self._best) else [self._best],
-            "best_step": self._best_step,
+            "best_step": self.best_step,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -277,7 +260,7 @@ class CellLearner(Learner):
         self.step = int(state["step"])
         self._epoch_loss = float(state["epoch_loss"])
         self._best = float(state["best"][0]) if state["best"] else math.nan
-        self._best_step = int(state["best_step"])
+        self.best_step = int(state["best_step"])
 
     def weights(self) -> dict[str, Any]:
         """The network, what it was made for (`about`: classes, channels, box, how crops were cut), and the choice with

@@ -12,34 +12,57 @@ MAP = Metric("map", "max", "mean average precision of wells of the same label")
 BALANCED = Metric("balanced_accuracy", "max", "mean recall of the classes, of wells")
 
 
-def average_precision(similarity: np.ndarray, positive: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Average precision of each query: the precision at each of its positives, averaged (as copairs has it).
+class Ranking:
+    """Average precision of queries, prepared for what each is to find: its positives' precisions averaged (as copairs).
 
     Of equal similarities those of positives come last, so that a profile that is the same for every well earns nothing.
 
     Args:
-        similarity: (queries, gallery), larger is nearer; converted to float32.
         positive: (queries, gallery) bool, what should be found.
         counted: (queries, gallery) bool, what is ranked at all; positives that are not do not count.
-
-    Returns:
-        (queries,) float64; NaN for a query without positives, or with a similarity that is not finite.
     """
-    if not similarity.shape[1]:
-        return np.full(len(similarity), np.nan)
-    values = np.ascontiguousarray(similarity, dtype=np.float32) + np.float32(0)  # -0.0 becomes 0.0
-    bits = values.view(np.int32).astype(np.int64)
-    # floats as integers of the same order, relevance as the last bit: one sort of numbers ranks both
-    rank = np.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)
-    hits = positive & counted
-    keys = np.where(counted, -2 * rank + hits, np.iinfo(np.int64).max - 1)
-    keys.sort(axis=1)
-    relevant = (keys & 1).astype(bool)
-    found = np.cumsum(relevant, axis=1)
-    precision = np.where(relevant, found / np.arange(1, keys.shape[1] + 1), 0.0)
-    count = hits.sum(1)
-    bad = (~np.isfinite(values) & counted).any(1) | (count == 0)
-    return np.where(bad, np.nan, precision.sum(1) / np.maximum(count, 1))
+
+    def __init__(self, positive: np.ndarray, counted: np.ndarray) -> None:
+        self._hidden = ~counted | positive
+        self._counted = counted
+        self._row, self._column = np.nonzero(positive & counted)
+        self.count = np.bincount(self._row, minlength=len(positive))
+        # the place of each among the positives of its row, once these are sorted
+        self._rank = np.arange(len(self._row)) - np.repeat(np.cumsum(self.count) - self.count, self.count) + 1
+
+    def __call__(self, similarity: np.ndarray) -> np.ndarray:
+        """(queries,) float64; NaN for a query without positives, or where a similarity that counts is not finite.
+
+        Args:
+            similarity: (queries, gallery), larger is nearer; converted to float32.
+        """
+        values = np.asarray(similarity, dtype=np.float32)
+        row, found = self._row, values[self._row, self._column]
+        others = np.where(self._hidden, np.float32(-np.inf), values)
+        others.sort(axis=1)
+        nearer = values.shape[1] - _places(others, row, found)
+        best = np.lexsort((-found, row))
+        precision = np.bincount(row[best], self._rank / (self._rank + nearer[best]), minlength=len(values))
+        bad = self.count == 0
+        if not np.isfinite(values).all():
+            bad |= (self._counted & ~np.isfinite(values)).any(1)
+        return np.where(bad, np.nan, precision / np.maximum(self.count, 1))
+
+
+def _places(ascending: np.ndarray, row: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """How many values of each row of `ascending` (n, m) are below `wanted` (k,), in the rows (k,): bisection."""
+    low, high = np.zeros(len(row), np.int64), np.full(len(row), ascending.shape[1])
+    for _ in range(int(ascending.shape[1]).bit_length()):
+        middle = (low + high) // 2
+        less = ascending[row, np.minimum(middle, ascending.shape[1] - 1)] < wanted
+        open_ = low < high
+        low, high = np.where(open_ & less, middle + 1, low), np.where(open_ & ~less, middle, high)
+    return low
+
+
+def average_precision(similarity: np.ndarray, positive: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """`Ranking` of one similarity."""
+    return Ranking(positive, counted)(similarity)
 
 
 def pairs(

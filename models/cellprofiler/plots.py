@@ -96,10 +96,7 @@ def bars(data: CellData, prediction: Mapping[str, np.ndarray]) -> tuple[str, Any
         )
     )  # fmt: skip
     figure.update_layout(yaxis_title="mean average precision", height=420)
-    return (
-        "Wells of one label find each other: mean average precision on the validation wells, which all of these were "
-        "chosen on (95 % intervals over labels)"
-    ), figure
+    return "Wells of one label find each other (on the wells that all of these were chosen on; 95 % intervals)", figure
 
 
 def confusions(data: CellData, probabilities: np.ndarray) -> list[tuple[str, Any]]:

@@ -30,6 +30,11 @@ SHARE = 0.3
 """Of the free memory, for the features of all judged cells; what is more lies in a file."""
 
 
+def prepared(crops: Tensor, device: torch.device) -> Tensor:
+    """Crops (n, C, box, box) as networks see them, where they are to be seen."""
+    return pixels.normalise(crops.to(device)).contiguous(memory_format=LAYOUT)
+
+
 class Extractor:
     """A network that looks at crops.
 
@@ -42,17 +47,20 @@ class Extractor:
     def __init__(self, network: CellNetwork, about: Mapping[str, Any], device: torch.device) -> None:
         self.network, self.about, self.device = network, dict(about), device
 
-    @torch.inference_mode()
     def __call__(self, crops: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits (n, classes) and features (n, d) of each layer, float32, in full precision: what is predicted here and
-        on another machine is to agree.
+        """Logits (n, classes) and features (n, d) of each layer.
 
         Args:
             crops: (n, C, box, box) as stored or cut.
         """
+        return self.of_prepared(prepared(crops, self.device), layers)
+
+    @torch.inference_mode()
+    def of_prepared(self, x: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same of crops that `prepared` gave, float32, in full precision: what is predicted here and on another
+        machine is to agree."""
         self.network.eval()
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            x = pixels.normalise(crops.to(self.device)).contiguous(memory_format=LAYOUT)
             logits, seen = self.network.looked_at(x, layers)
         return logits.float(), {layer: found.float() for layer, found in seen.items()}
 
@@ -104,23 +112,26 @@ def look(
     """What several networks see in the judged cells of the data; every crop is read and normalised once for all.
 
     Args:
+        extractors: all on one device.
         layers: of each network, whose features are kept.
         top_k: how many classes `Seen.top_k` counts.
     """
-    tallies = [_Tally(one, some, data, top_k) for one, some in zip(extractors, layers, strict=True)]
+    share = SHARE / max(1, sum(map(len, layers)))
+    tallies = [_Tally(one, some, data, top_k, share) for one, some in zip(extractors, layers, strict=True)]
     places = stream.in_order(np.arange(len(data.eval)), batch)
     crops = stream.batches(data.store, [data.eval[part] for part in places])
     for part, some in zip(places, crops, strict=True):
+        x = prepared(some, extractors[0].device)
         for tally in tallies:
-            tally.add(part, some)
+            tally.add(part, x)
     return [tally.seen() for tally in tallies]
 
 
 class _Tally:
     """Features kept and sums taken batch by batch."""
 
-    def __init__(self, extractor: Extractor, layers: Sequence[str], data: CellData, top_k: int) -> None:
-        self.extractor, self.layers, self.data = extractor, tuple(layers), data
+    def __init__(self, extractor: Extractor, layers: Sequence[str], data: CellData, top_k: int, share: float) -> None:
+        self.share, self.extractor, self.layers, self.data = share, extractor, tuple(layers), data
         classes = len(extractor.about["classes"])
         self._top = min(top_k, classes)
         self._features: dict[str, np.ndarray] = {}
@@ -132,11 +143,11 @@ class _Tally:
         self._targets = torch.from_numpy(of_class[data.targets[data.eval]])
         self._counts = np.zeros(4)  # of known cells: how many, loss, right, among the first k
 
-    def add(self, part: np.ndarray, crops: Tensor) -> None:
-        logits, found = self.extractor(crops, self.layers)
+    def add(self, part: np.ndarray, x: Tensor) -> None:
+        logits, found = self.extractor.of_prepared(x, self.layers)
         for layer, values in found.items():
             if layer not in self._features:
-                self._features[layer] = _room(len(self.data.eval), values.shape[1], len(self.layers))
+                self._features[layer] = _room(len(self.data.eval), values.shape[1], self.share)
             self._features[layer][part] = values.cpu().numpy()
         logits = logits.cpu()
         self._sum.index_add_(0, self._well[part], logits.double().softmax(1))
@@ -155,10 +166,10 @@ class _Tally:
         return Seen(self._features, (self._sum / cells).float().numpy(), loss, accuracy, top)
 
 
-def _room(cells: int, width: int, layers: int) -> np.ndarray:
-    """An array (cells, width) float32, in memory or, where that would take much of it, in a file without a name."""
-    size = 4 * cells * width
-    if size <= SHARE * available_memory() / layers:
+def _room(cells: int, width: int, share: float) -> np.ndarray:
+    """An array (cells, width) float32, in memory or, where that would take more than a share of what is free, in a file
+    without a name."""
+    if 4 * cells * width <= share * available_memory():
         return np.empty((cells, width), np.float32)
     file = tempfile.TemporaryFile()  # noqa: SIM115 (the array holds it open)
     return np.memmap(file, np.float32, "w+", shape=(cells, width))
@@ -192,6 +203,7 @@ def predict_all(members: Sequence[CellPredictor], data: CellData) -> list[Predic
     """Predictions of several members; every crop is read once for all of them."""
     for member in members:
         member.extractor.fit(data.store.box, data.store.channels, data.source)
+    data.model_classes[:] = members[0].extractor.about["classes"]
     layers = [[member.choice.layer] for member in members]
     found = look([member.extractor for member in members], layers, data, min(member.batch for member in members))
     return [_told(member, seen, data) for member, seen in zip(members, found, strict=True)]

@@ -22,10 +22,10 @@ import numpy as np
 
 from ground.errors import BadInput, CommandFailed
 from ground.files import atomic_path, write_text
+from ground.locks import alone
 from ground.machine import available_cpus
 from ground.processes import side_by_side
 from models.cellprofiler import illumination, images, preflight
-from models.cellprofiler.locks import alone
 from models.cellprofiler.opening import add_project, minutes, opened, stderr
 from models.cellprofiler.project import PLATE, Project
 

@@ -32,10 +32,10 @@ import torch
 
 from ground.errors import BadInput
 from ground.files import atomic_path, read_json, write_json, write_text
+from ground.locks import alone
 from ground.machine import available_cpus
 from models.cellprofiler import preflight
 from models.cellprofiler import snapshot as snapshots
-from models.cellprofiler.locks import alone
 from models.cellprofiler.opening import add_project, minutes, opened, stderr
 from models.cellprofiler.parquet import write_plate
 from models.cellprofiler.project import PLATE, SITE_COLUMNS, Project, Site, read_csv

@@ -24,12 +24,12 @@ import numpy as np
 
 from ground.errors import BadInput, CommandFailed
 from ground.files import atomic_path, read_json, write_json, write_text
+from ground.locks import alone
 from ground.machine import available_cpus
 from ground.processes import side_by_side
 from models.cellprofiler import preflight
 from models.cellprofiler.crops import MODES
 from models.cellprofiler.draw import Drawn, Options, draw
-from models.cellprofiler.locks import alone
 from models.cellprofiler.opening import add_project, minutes, opened, positive, stderr
 from models.cellprofiler.project import Project, Site
 from models.cellprofiler.store import META, STORE, CropStore, description

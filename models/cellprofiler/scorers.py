@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from models.base import Prediction, Scorer
-from models.cellprofiler.metrics import average_precision, balanced_accuracy, confusion, mean_finite, pairs
+from models.cellprofiler.metrics import Ranking, balanced_accuracy, confusion, mean_finite, pairs
 
 
 def cosines(profile: np.ndarray, gallery: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ class MeanAveragePrecision(Scorer):
         self.queries = np.arange(len(self.label)) if queries is None else np.asarray(queries)
         self.samples = len(self.queries)
         wells = np.arange(len(self.label))
-        self._positive, self._counted = pairs(self.label, self.plate, wells, self.queries, self.other_plates)
+        self._ranking = Ranking(*pairs(self.label, self.plate, wells, self.queries, self.other_plates))
 
     def reduce(self, prediction: Mapping[str, np.ndarray]) -> Prediction:
         if "similarity" in prediction:
@@ -52,11 +52,11 @@ class MeanAveragePrecision(Scorer):
     @property
     def findable(self) -> np.ndarray:
         """(samples,) whether a well has another one to find."""
-        return (self._positive & self._counted).any(1)
+        return self._ranking.count > 0
 
     def each(self, reduced: Mapping[str, np.ndarray]) -> np.ndarray:
         """(samples,) average precision; NaN for a well that has nothing to find."""
-        return average_precision(reduced["similarity"], self._positive, self._counted)
+        return self._ranking(reduced["similarity"])
 
     def score(self, reduced: Mapping[str, np.ndarray]) -> float:
         if not np.isfinite(reduced["similarity"]).all():

@@ -19,7 +19,8 @@ LOCATION = ("Nuclei_Location_Center_X", "Nuclei_Location_Center_Y")
 ENDINGS = (".parquet", ".csv", ".csv.gz")
 _NO_FEATURE = ("Metadata_*", "Image_*", "Nuclei_Location_Center_?", "*ImageNumber", "*ObjectNumber", "*Object_Number")
 _TWIN = ("", "_x", "_y")  # what a merge of two tables adds to a name
-_MISSING = ["", "nan", "NaN", "NA", "N/A", "NULL", "None", "null"]
+_EMPTY = ["", "nan", "NaN"]
+_MISSING = [*_EMPTY, "NA", "N/A", "NULL", "None", "null"]
 _MOST_MISSING = 0.05
 
 
@@ -40,7 +41,7 @@ def read_table(path: Path) -> pd.DataFrame:
             names = pd.read_csv(path, nrows=0).columns
             text = dict.fromkeys((name for name in names if is_metadata(name)), str)
             # NA is a name that a compound or a gene may have
-            missing = {name: ["", "nan", "NaN"] if name in text else _MISSING for name in names}
+            missing = {name: _EMPTY if name in text else _MISSING for name in names}
             frame = pd.read_csv(path, dtype=text, low_memory=False, keep_default_na=False, na_values=missing)
     except (ValueError, OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not a table ({' '.join(str(error).split())[:100]})") from None
@@ -52,7 +53,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def _text(column: pd.Series[Any]) -> pd.Series[Any]:
-    known = column.notna()
+    known = column.notna() & ~column.isin(_EMPTY)
     return column.astype(object).where(~known, column.astype(str)).where(known, None)
 
 

@@ -25,7 +25,8 @@ import numpy as np
 from ground import hdf5
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
-from models.cellspike.unfinished import KEY, Unfinished, alone, finished
+from ground.locks import alone
+from models.cellspike.unfinished import KEY, Unfinished, finished
 from models.cellspike.yamls import entry, read_yaml, write_yaml
 
 SPLITS = ("train", "val", "test")

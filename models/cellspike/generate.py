@@ -26,6 +26,7 @@ import numpy as np
 
 from ground.errors import BadInput, CommandFailed
 from ground.files import write_json
+from ground.locks import alone
 from ground.machine import available_cpus
 from ground.paths import made
 from ground.processes import side_by_side
@@ -36,7 +37,6 @@ from models.cellspike.calibrate import Conf, calibrate
 from models.cellspike.cells import META, Cell, write_meta, write_shard, write_stim
 from models.cellspike.folders import folder
 from models.cellspike.pack import pack
-from models.cellspike.unfinished import alone
 from models.cellspike.units import bases
 
 OPTIONS: dict[str, tuple[int, int, int]] = {

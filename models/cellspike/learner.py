@@ -16,7 +16,7 @@ from torch import Tensor
 from ground.errors import BadInput
 from ground.machine import available_memory
 from ground.states import fit_network
-from models.base import Diverged, Learner, Place, Prediction
+from models.base import Diverged, Place, Prediction, StepLearner
 from models.cellspike.data import CellData
 from models.cellspike.feeder import SHARE, Feeder, local_batch
 from models.cellspike.fits import refuse_unfit
@@ -31,7 +31,7 @@ PIECE_SECONDS = 30.0
 _FIRST_PIECE = 8  # steps, before any was timed
 
 
-class CellSpikeLearner(Learner):
+class CellSpikeLearner(StepLearner):
     """One network in training. A step is one minibatch on each rank; a piece ends with the epoch at the latest.
 
     Each epoch ends with a look at the validation rows, which plateau and early stop go by; `validate` says what was
@@ -76,8 +76,7 @@ class CellSpikeLearner(Learner):
         self._parameters = list(self.network.parameters())
         self._optimizer = _optimizer(config, self._parameters)
         self.schedule = Schedule(config)
-        self.total = config["EPOCHS"] * self.feeder.steps
-        self.step = 0
+        self.total, self.every = config["EPOCHS"] * self.feeder.steps, self.feeder.steps
         self._batches: Iterator[Batch] | None = None
         self._piece = _FIRST_PIECE
         self._epoch = np.zeros(4)  # of the epoch so far: loss times steps, steps, seconds, seconds of waiting for data
@@ -87,20 +86,8 @@ class CellSpikeLearner(Learner):
     # ---- how far
 
     @property
-    def done(self) -> bool:
-        return self.step >= self.total or self.schedule.exhausted
-
-    @property
-    def steps(self) -> int:
-        return self.step
-
-    @property
-    def progress(self) -> float:
-        return 1.0 if self.done else self.step / self.total
-
-    @property
-    def due(self) -> bool:
-        return self.step % self.feeder.steps == 0 or self.done
+    def exhausted(self) -> bool:
+        return self.schedule.exhausted
 
     def rate(self) -> float:
         """The learning rate of the next step."""

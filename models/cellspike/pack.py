@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from ground.errors import BadInput
+from ground.locks import alone
 from models.cellspike.calibrate import Conf, short
 from models.cellspike.cells import Cell, Shard, fixed
-from models.cellspike.unfinished import Unfinished, alone, finished
+from models.cellspike.unfinished import Unfinished, finished
 from models.cellspike.units import Units
 from models.cellspike.yamls import write_yaml
 

@@ -6,7 +6,6 @@ are on disk; it is written after them.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -82,24 +81,6 @@ class Unfinished:
         """Nothing of it is worth keeping."""
         self.part.unlink(missing_ok=True)
         self._journal.unlink(missing_ok=True)
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[int]:
-    """Who comes second waits until the first has written `path`, or is dead with all to whom it gave the descriptor."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    name = path.with_name(f".{path.name}.lock")
-    while True:
-        with open(name, "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            # who was first deleted what it had locked: a lock counts only by its name
-            if not name.exists() or not os.path.samestat(os.stat(name), os.fstat(lock.fileno())):
-                continue
-            try:
-                yield lock.fileno()
-            finally:
-                name.unlink(missing_ok=True)
-            return
 
 
 def finished(path: Path, key: str) -> bool:

@@ -23,6 +23,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 
 from ground.errors import BadInput
 from ground.files import atomic_path
@@ -228,12 +229,17 @@ def _tensors(
 
 @contextlib.contextmanager
 def quiet_nlb_tools() -> Any:
-    """nlb_tools prints and warns of what is of no use to a user."""
+    """nlb_tools prints and warns of what is of no use to a user, and writes into what pandas may have made read-only:
+    other libraries (pycytominer) switch pandas' copy-on-write on for the whole process."""
     logger = logging.getLogger("nlb_tools")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            pd.option_context("mode.copy_on_write", False),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -9,7 +9,6 @@ Run 68 is dark, 70 and 71 are labelled (`amo86815_mlearn-*`), 72 is for predicti
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ import numpy as np
 
 from ground.errors import BadInput, CommandFailed
 from ground.files import atomic_path, write_json
+from ground.locks import alone
 from ground.machine import available_cpus
 from ground.paths import made
 from ground.processes import side_by_side
@@ -164,10 +164,8 @@ def ensure(options: Mapping[str, Any], processes: int | None = None) -> Path:
     complete, target = checked(options), place(options)
     if not _missing(target, complete):
         return target
-    write_json(made(target) / "options.json", complete)
-    with open(target / ".lock", "w") as lock:
-        # who comes second waits; those who generate hold the lock, too, as long as they live
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(target) as lock:
+        write_json(made(target) / "options.json", complete)
         missing = _missing(target, complete)
         for left in target.glob(".tmp-*"):
             left.unlink()
@@ -178,7 +176,7 @@ def ensure(options: Mapping[str, Any], processes: int | None = None) -> Path:
         if count <= 1 or shots * 726 * 568 // complete["scale"] ** 2 < _WORTH_PROCESSES:
             _generate(target, complete, 0, 1)
         else:
-            _in_processes(target, complete, count, lock.fileno())
+            _in_processes(target, complete, count, lock)
     return target
 
 

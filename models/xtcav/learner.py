@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ground.errors import BadInput
 from ground.states import fit_network
-from models.base import Diverged, Learner, Place, Prediction
+from models.base import Diverged, Place, Prediction, StepLearner
 from models.xtcav import augment, heads, memory
 from models.xtcav.build import build, last_layer, placed
 from models.xtcav.data import XtcavData
@@ -25,7 +25,7 @@ from models.xtcav.schedule import Plateau, rate, told
 PIECE_SECONDS = 45.0
 
 
-class XtcavLearner(Learner):
+class XtcavLearner(StepLearner):
     """One network in training. A step is one minibatch.
 
     Args:
@@ -61,33 +61,14 @@ class XtcavLearner(Learner):
         self._whole = len(data.train) >= config["BATCH_SIZE"]
         self._batches = max(1, data.train.batch_count(config["BATCH_SIZE"], config["SAMPLING"], self._whole))
         self.total = config["STEPS"] or config["EPOCHS"] * self._batches
-        self._evals = config["EVALS"] or self._batches
+        self.every = config["EVALS"] or self._batches
+        self.patience = config["PATIENCE"]
         self._plateau = Plateau()
         self._iterator: Iterator[Batch] | None = None
         self._epoch_loss = 0.0
         self._gradient: Tensor | None = None
         self._shadow = copy.deepcopy(self.network) if config["AVERAGE"] else None
-        self.step = 0
-        self._best, self._best_step = math.nan, 0
-
-    # ---- how far
-
-    @property
-    def done(self) -> bool:
-        waits = self.config["PATIENCE"]
-        return self.step >= self.total or bool(waits and self.step - self._best_step > waits * self._evals)
-
-    @property
-    def steps(self) -> int:
-        return self.step
-
-    @property
-    def progress(self) -> float:
-        return 1.0 if self.done else self.step / self.total
-
-    @property
-    def due(self) -> bool:
-        return self.step % self._evals == 0 or self.done
+        self._best = math.nan
 
     # ---- training
 
@@ -112,7 +93,7 @@ class XtcavLearner(Learner):
                 waited += time.perf_counter() - start
                 last = self._step(batch, sums)
                 took, rows = took + 1, rows + len(batch.labels)
-                if took >= self.config["PIECE_STEPS"] or self.step % self._evals == 0 or self.step >= self.total:
+                if took >= self.config["PIECE_STEPS"] or self.step % self.every == 0 or self.step >= self.total:
                     break
                 if time.perf_counter() - begun > PIECE_SECONDS:
                     break
@@ -248,7 +229,7 @@ class XtcavLearner(Learner):
         metrics["eval_ms"] = 1e3 * (time.perf_counter() - begun)
         metric = CLASSIFIED if isinstance(self.head, heads.Classes) else MEASURED
         if metric.better(metrics[metric.name], self._best):
-            self._best, self._best_step = metrics[metric.name], self.step
+            self._best, self.best_step = metrics[metric.name], self.step
         return metrics
 
     def _scores(self, prediction: Prediction) -> dict[str, float]:
@@ -289,7 +270,7 @@ class XtcavLearner(Learner):
             "epoch_loss": self._epoch_loss,
             "plateau": self._plateau.state(),
             "best": [] if math.isnan(self._best) else [self._best],
-            "best_step": self._best_step,
+            "best_step": self.best_step,
         }
         if self._gradient is not None:
             state["gradient"] = self._gradient
@@ -313,7 +294,7 @@ class XtcavLearner(Learner):
         self._epoch_loss = float(state["epoch_loss"])
         self._plateau.load_state(list(state["plateau"]))
         self._best = float(state["best"][0]) if state["best"] else math.nan
-        self._best_step = int(state["best_step"])
+        self.best_step = int(state["best_step"])
         self._gradient = state.get("gradient")
         if self._shadow is not None:
             self._shadow.load_state_dict(state["shadow"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
 from ground.errors import BadInput
@@ -13,6 +15,13 @@ from models.ndt import prepare
 from models.ndt.data import load_h5
 from models.ndt.folders import folder
 from tests.nlb_files import HELDIN, HELDOUT, TRIALS, write_pair
+
+
+@pytest.fixture(autouse=True)
+def another_familys_pandas() -> Iterator[None]:
+    """As pycytominer leaves it: nlb_tools writes where pandas then forbids it."""
+    with pd.option_context("mode.copy_on_write", True):
+        yield
 
 
 @pytest.mark.parametrize("width", [5, 20])
@@ -28,19 +37,20 @@ def test_tensors_are_those_of_nlb_tools(dataset: str, width: int, home: Path) ->
     assert val.train.heldin.shape == (TRIALS["train"], bins, HELDIN)
     assert val.eval.heldin.shape == (TRIALS["val"], bins, HELDIN)
     assert val.train.forward.shape == (TRIALS["train"], forward, HELDIN + HELDOUT)  # type: ignore[union-attr]
-    recording = NWBDataset(str(raw))
-    recording.resample(width)
-    expected = make_train_input_tensors(recording, dataset, "train", include_forward_pred=True, **quiet)
+    with prepare.quiet_nlb_tools():
+        recording = NWBDataset(str(raw))
+        recording.resample(width)
+        expected = make_train_input_tensors(recording, dataset, "train", include_forward_pred=True, **quiet)
+        recording = NWBDataset(str(raw))
+        recording.resample(width)
+        evaluated = make_eval_input_tensors(recording, dataset, "val", **quiet)
+        recording = NWBDataset(str(raw))
+        recording.resample(width)
+        target = make_eval_target_tensors(recording, dataset, "train", "val", include_psth=True, **quiet)
     np.testing.assert_array_equal(val.train.heldin, expected["train_spikes_heldin"])
     np.testing.assert_array_equal(val.train.heldout, expected["train_spikes_heldout"])
     np.testing.assert_array_equal(val.train.heldin_forward, expected["train_spikes_heldin_forward"])
-    recording = NWBDataset(str(raw))
-    recording.resample(width)
-    evaluated = make_eval_input_tensors(recording, dataset, "val", **quiet)
     np.testing.assert_array_equal(val.eval.heldin, evaluated["eval_spikes_heldin"])
-    recording = NWBDataset(str(raw))
-    recording.resample(width)
-    target = make_eval_target_tensors(recording, dataset, "train", "val", include_psth=True, **quiet)
     wanted = target[dataset + prepare.suffix(width)]
     np.testing.assert_array_equal(val.eval.heldout, wanted["eval_spikes_heldout"])
     np.testing.assert_array_equal(val.eval.heldout_forward, wanted["eval_spikes_heldout_forward"])
@@ -57,9 +67,10 @@ def test_genuine_test_recording(shared: Path) -> None:
     from nlb_tools.make_tensors import make_eval_input_tensors
     from nlb_tools.nwb_interface import NWBDataset
 
-    recording = NWBDataset(str(shared / "data/nlb/sub-Jenkins_ses-small_desc-test_ecephys.nwb"))
-    recording.resample(5)
-    array = make_eval_input_tensors(recording, "mc_maze_small", "test", save_file=False)["eval_spikes_heldin"]
+    with prepare.quiet_nlb_tools():
+        recording = NWBDataset(str(shared / "data/nlb/sub-Jenkins_ses-small_desc-test_ecephys.nwb"))
+        recording.resample(5)
+        array = make_eval_input_tensors(recording, "mc_maze_small", "test", save_file=False)["eval_spikes_heldin"]
     assert array.shape == (100, 140, 107)
     assert np.nansum(array.astype(float)) == 32897
 

@@ -270,6 +270,8 @@ def test_fixing_a_parent_on_the_command_line_settles_conditions(nested_space: Pa
     assert list(shallow.space) == ["optimizer", "momentum"]  # layers, and what hangs on them, are gone
     deep = _space(command(nested_space, "layers=[32, 32, 32]", "pool=null"))
     assert deep.space["gain"].when == {}
+    with_data = _space(command(nested_space, "data.extra=[a, b]", "depth=2"))  # a key of the data block
+    assert with_data.data == {**load(nested_space).data, "extra": ["a", "b"]} and "data.extra" not in with_data.fixed
     other = _space(command(nested_space, "loss=mae"))  # fixed otherwise than in the file
     assert "gain" not in other.space
 

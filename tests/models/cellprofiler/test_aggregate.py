@@ -70,7 +70,7 @@ def test_medians_and_means_are_those_of_all_cells(tmp_path: Path) -> None:
 
 
 def test_sites_count_equally_where_medians_of_sites_are_averaged(tmp_path: Path) -> None:
-    frame = cells()
+    frame = cells(sites=3)
     run(folder_of(frame, tmp_path / "features"), "--method", "site-median", "-o", tmp_path / "t.csv.gz")
     found = read_table(tmp_path / "t.csv.gz").set_index(["Metadata_Plate", "Metadata_Well"])
     for key, part in frame.groupby(["Metadata_Plate", "Metadata_Well"]):
@@ -188,7 +188,7 @@ def test_files_of_the_original_program_are_read_without_unpickling(
         expected.setdefault((plate, well), []).append(features)
     assert run(root, "-o", tmp_path / "t.parquet") == 0
     assert not (tmp_path / "was run").exists()
-    assert "1 sites of the index have no cells" in capsys.readouterr().err
+    assert "\n  1 sites of the index have no cells" in capsys.readouterr().err
     found = read_table(tmp_path / "t.parquet").set_index(["Metadata_Plate", "Metadata_Well"])
     assert len(found) == 6 and found.loc[("P-1", "A02"), "Metadata_Compound"] == "NA"
     for key, arrays in expected.items():
@@ -303,6 +303,15 @@ def test_tables_keep_names_that_look_missing(tmp_path: Path) -> None:
         write_table(tmp_path / f"o{ending}", found)
         again = read_table(tmp_path / f"o{ending}")
         assert again["Metadata_moa"].tolist() == ["NA", None] and again["Metadata_Dose"].tolist() == ["007", "010"]
+
+
+def test_empty_text_is_missing_in_every_kind_of_table(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"Metadata_moa": ["", "nan", "NA", None], "Metadata_Site": [1, 2, 3, 4], "deep_0": 1.0})
+    for ending in (".parquet", ".csv"):
+        write_table(tmp_path / f"t{ending}", frame)
+        found = read_table(tmp_path / f"t{ending}")
+        assert found["Metadata_moa"].tolist() == [None, None, "NA", None]
+        assert found["Metadata_Site"].tolist() == ["1", "2", "3", "4"]
 
 
 def test_counters_and_places_are_no_features() -> None:

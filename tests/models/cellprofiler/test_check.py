@@ -193,6 +193,7 @@ def test_black_and_constant_crops_leave_the_table(tmp_path: Path, kind: str) -> 
     check(folder, "any", False, quiet)
     zero = pd.read_csv(folder / "zero_crops.csv")
     assert zero["reason"].tolist()[3] == "constant DNA" and len(CropStore.open(folder)) == cells - 4
+    assert (folder / "sc-metadata.original.csv").read_bytes() == before
     left = CropStore.open(folder)
     assert all(crop.max() > crop.min() for cell in left.read(np.arange(len(left))) for crop in cell)
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ground.errors import BadInput
-from models.cellprofiler import data
+from models.cellprofiler import data, pixels
 from models.cellprofiler.draw import Options
 from models.cellprofiler.feeder import Feeder
 from models.cellprofiler.project import Project
@@ -144,6 +144,23 @@ def test_the_fingerprint_tells_changed_data(root: Path) -> None:
     assert data.fingerprint(block(root)) == second != first  # images do not matter once they are stored
     sample(Project.open(root), options=Options(), overwrite=True, say=lambda text: None)
     assert data.fingerprint(block(root)) not in (first, second)
+
+
+def test_deepprofilers_own_crops_are_read(root: Path) -> None:
+    """Tiled PNGs and a table alone, which do not say what their channels are called."""
+    sample(Project.open(root), "png", Options(), "png", say=lambda text: None)
+    folder = root / "outputs" / "png"
+    (folder / "store.json").unlink()
+    found, ours = (data.load(block(root, store=name), "val") for name in ("png", "single-cells"))
+    assert found.store.channels == ("DNA", "ER") and found.classes == ours.classes
+    assert np.array_equal(found.train, ours.train) and np.array_equal(found.well_of, ours.well_of)
+    assert torch.allclose(
+        *(pixels.normalise(torch.from_numpy(one.store.read(one.eval[:9]))) for one in (found, ours)), atol=0.02
+    )
+    config = root / "inputs" / "config" / "cells.json"
+    config.write_text(config.read_text().replace('["DNA", "ER"]', '["DNA"]'))
+    with pytest.raises(BadInput, match="crops of 2 channels"):
+        data.load(block(root, store="png"), "val")
 
 
 # ---- cells straight from images

@@ -221,6 +221,17 @@ def test_a_table_of_treatments_is_scored_by_mechanisms_alone(
     assert len(about["scores"]) == 2  # two tables of one name keep names apart
 
 
+def test_single_cells_are_to_be_aggregated_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(table(), tmp_path / "t.parquet")
+    monkeypatch.setattr(evaluate, "MOST", 43)
+    assert run(path, "--label", "Compound", *FAST) == 2
+    assert "44 rows" in capsys.readouterr().err
+    monkeypatch.setattr(evaluate, "MOST", 44)
+    assert run(path, "--label", "Compound", *FAST) == 0
+
+
 def test_titles_tell_tables_apart() -> None:
     assert evaluate.titles([Path("a/x.csv.gz"), Path("b/y.parquet")]) == ["x", "y"]
     assert evaluate.titles([Path("/q/a/x.csv"), Path("/q/b/x.parquet")]) == ["a/x", "b/x"]

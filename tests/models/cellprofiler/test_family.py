@@ -144,6 +144,8 @@ def test_the_metric_goes_by_the_objective(block: dict[str, Any]) -> None:
     prediction = told(rng, len(data.samples), 3) | {"probabilities": np.eye(4)[data.wells.target[data.samples]]}
     assert other.score(prediction, other.truth(data)) == 1.0
     assert np.array_equal(other.groups(data), np.arange(len(data.samples)))
+    each = baselines.precisions(data, prediction)  # of which controls are no part
+    assert np.array_equal(np.isnan(each), data.wells.control[data.samples])
 
 
 def test_wells_of_a_label_stay_together_unless_labels_are_few(data: CellData) -> None:
@@ -214,6 +216,19 @@ def test_predictions_are_exported_with_their_wells_and_scored_from_the_file(
         FAMILY.evaluate(tmp_path / "short.h5", block, None, "mine")
     with pytest.raises(BadInput, match="of its study only"):
         FAMILY.evaluate(tmp_path / "p.h5", {}, None, "mine")
+
+
+def test_classes_are_the_models_whatever_the_project_calls_its_own(data: CellData, tmp_path: Path) -> None:
+    learner = FAMILY.learner(CONFIG, data, Place(), 0)
+    renamed = plates.project(tmp_path / "other", {"Q": "Test"})
+    index = renamed / "inputs" / "metadata" / "index.csv"
+    index.write_text(index.read_text().replace(",lupin,", ",zinnia,"))
+    other = FAMILY.open(renamed, "test")
+    assert len(other.classes) == len(data.classes) and other.classes != data.classes
+    FAMILY.export([(other, learner.predict(other))], tmp_path / "p.h5", {})
+    with h5py.File(tmp_path / "p.h5") as file:
+        assert json.loads(file.attrs["classes"]) == list(data.classes)
+        assert set(file["label"][:].astype(str)) == {"DMSO", "malva", "nerin", "zinnia"}
 
 
 def test_the_test_wells_are_scored_beside_what_nobody_learned(block: dict[str, Any], data: CellData) -> None:

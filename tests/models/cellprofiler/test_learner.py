@@ -80,19 +80,21 @@ def test_an_interruption_within_an_epoch_changes_nothing(
 ) -> None:
     config = {**config, "PIECE_STEPS": 1}
     whole = learner(data, **config)
-    told = [whole.train_piece() for _ in range(8)]
+    told = [whole.train_piece() for _ in range(11)]
     cut = learner(data, **config)
-    for _ in range(3):
+    for _ in range(7):
         cut.train_piece()
     assert cut.step % cut.feeder.steps, "the interruption is to be within an epoch"
     cut.validate()
     save_state(tmp_path / "s.safetensors", cut.state())
     resumed = learner(data, **config)
     resumed.load_state(load_state(tmp_path / "s.safetensors"))
-    again = [resumed.train_piece() for _ in range(5)]
+    assert all(resumed.state()[name] == cut.state()[name] for name in ("plateau", "epoch_loss", "best", "best_step"))
+    again = [resumed.train_piece() for _ in range(4)]
     assert torch.equal(flat(resumed), flat(whole)) and resumed.step == whole.step
+    assert all(resumed.state()[name] == whole.state()[name] for name in ("plateau", "epoch_loss"))
     same = ("train_loss", "train_accuracy", "lr")
-    assert [[a[k] for k in same] for a in again] == [[a[k] for k in same] for a in told[3:]]
+    assert [[a[k] for k in same] for a in again] == [[a[k] for k in same] for a in told[7:]]
 
 
 def test_l2_is_a_part_of_the_loss_for_kernels_alone(data: CellData) -> None:
@@ -221,7 +223,7 @@ def test_patience_ends_training(data: CellData) -> None:
         one.train_piece()
         if one.due:
             one.validate()
-    assert one.step // one.feeder.steps < 20 and one.progress == 1.0
+    assert one.step // one.feeder.steps <= 5 and one.progress == 1.0
 
 
 def test_a_loss_that_is_not_finite_ends_the_trial(data: CellData) -> None:

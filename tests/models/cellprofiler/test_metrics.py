@@ -58,6 +58,14 @@ def test_average_precision_rank_by_rank(seed: int, queries: int, gallery: int, c
     np.testing.assert_allclose(average_precision(similarity, positive, counted), expected, rtol=1e-12)
 
 
+def test_a_query_that_ranks_what_is_not_finite_has_no_precision() -> None:
+    similarity = np.random.default_rng(0).normal(size=(3, 6))
+    positive, counted = np.arange(6)[None] < np.full((3, 1), 2), np.ones((3, 6), bool)
+    similarity[0, 4], similarity[1, 5] = np.nan, np.inf
+    counted[1, 5] = False
+    assert np.isnan(average_precision(similarity, positive, counted)).tolist() == [True, False, False]
+
+
 def test_a_profile_that_is_the_same_everywhere_earns_nothing() -> None:
     label = np.repeat(np.arange(10), 2)
     scorer = MeanAveragePrecision(label, np.zeros(20, int))

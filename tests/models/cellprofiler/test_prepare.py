@@ -175,6 +175,17 @@ def test_black_plates_and_missing_images(root: Path, capsys: pytest.CaptureFixtu
     assert "1 images are missing" in capsys.readouterr().err
 
 
+def test_what_the_plate_hardly_ever_exceeds_is_white() -> None:
+    """A bright image is clipped at the plate's 99.99 percent."""
+    from models.cellprofiler.illumination import compressed
+
+    image = np.arange(2000, dtype=np.uint16).reshape(40, 50)
+    found = compressed(image, np.ones((40, 50)), 1000, 1)
+    low = np.percentile(image, 0.05)
+    assert (found[image >= 1000] == 255).all()
+    assert np.abs(found - np.clip((image - low) / (1000 - low), 0, 1) * 255).max() <= 0.5
+
+
 def test_a_constant_image_is_black() -> None:
     from models.cellprofiler.illumination import compressed
 

@@ -121,19 +121,19 @@ def test_a_rerun_does_only_what_is_missing(root: Path, model: Path, capsys: pyte
     new = {path for path in folder.rglob("*.*") if path.stat().st_mtime_ns != stamps[path]}
     assert new == {folder / "sites_without_cells.csv"}
     # lost, damaged, other cells, no cells any more
-    lost, damaged, moved, none = (folder / "P-2" / f"A0{n}" / "1.npz" for n in (1, 2, 3, 4))
+    lost, damaged, moved, none = (folder / f"P-{p}" / f"A0{n}" / "1.npz" for p, n in ((2, 1), (2, 2), (3, 3), (2, 4)))
     lost.unlink()
     damaged.write_bytes(damaged.read_bytes()[:200])
     for path, keep in ((moved, 4), (none, 1)):
-        file = root / "inputs" / "locations" / "P-2" / f"{path.parent.name}-1-Nuclei.csv"
+        file = root / "inputs" / "locations" / path.parts[-3] / f"{path.parent.name}-1-Nuclei.csv"
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:keep]))
     assert run(root, "--model", model) == 0
     assert "23 of 26 sites are there already" in capsys.readouterr().err
     after = arrays(folder)
-    assert len(after["P-2/A03/1.npz"]["features"]) == 3 and not none.exists()
-    changed = {"P-2/A03/1.npz", "P-2/A04/1.npz"}
+    assert len(after["P-3/A03/1.npz"]["features"]) == 3 and not none.exists()
+    changed = {"P-3/A03/1.npz", "P-2/A04/1.npz"}
     assert same(*({k: v for k, v in found.items() if k not in changed} for found in (before, after)))
-    assert len(pd.read_parquet(folder / "P-2.parquet")) == 54 - 3 - 6
+    assert [len(pd.read_parquet(folder / f"P-{n}.parquet")) for n in (1, 2, 3)] == [54, 54 - 6, 54 - 3]
     assert len(pd.read_csv(folder / "sites_without_cells.csv")) == 4
 
 
@@ -268,6 +268,15 @@ def test_a_folder_with_several_snapshots(root: Path, model: Path, tmp_path: Path
     assert Snapshot.open(folder).path.name == "calm.safetensors"
     shutil.copy(model, folder / "more.safetensors")
     assert run(root, "--model", folder) == 2
+
+
+@pytest.mark.slow
+def test_it_is_faster_than_a_loop_over_files() -> None:
+    from benchmarks import cellprofiler
+
+    seconds = cellprofiler.measure(192, 3, "cnn")
+    assert seconds["plain"] / seconds["ours, store"] > 1.6
+    assert seconds["reading, plain"] / seconds["reading, store"] > 3
 
 
 def test_cells_are_cut_as_those_that_were_trained_on(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One writer of a folder at a time."""
+"""One writer at a time of what several commands may want to make."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from pathlib import Path
 
 
 @contextmanager
-def alone(folder: Path, say: Callable[[str], None]) -> Iterator[int]:
-    """Who comes second waits until the first, and all to whom it gave the descriptor, are done or dead."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    name = folder.parent / f".{folder.name}.lock"
+def alone(path: Path, say: Callable[[str], None] | None = None) -> Iterator[int]:
+    """Held by one process until it, and all to whom it gives the descriptor, are done or dead; others wait.
+
+    Args:
+        path: the file or folder that is to be made; the lock lies beside it.
+        say: is told that there is somebody to wait for.
+
+    Yields:
+        The lock's descriptor, for processes that work on the same (`ground.processes.side_by_side`).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.with_name(f".{path.name}.lock")
     while True:
         with open(name, "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say(f"  {folder}: another process is at work there; waiting for it")
+                if say is not None:
+                    say(f"  {path}: another process is at work there; waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             # who was first deleted what it had locked: a lock counts only by its name
             if not name.exists() or not os.path.samestat(os.stat(name), os.fstat(lock.fileno())):
