@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
+from filelock import FileLock, Timeout
 
 from ground.errors import BadInput, CommandFailed
 from ground.exits import BAD_INPUT
@@ -25,7 +27,7 @@ from tuner.options import Options
 from tuner.resources import plan_nodes
 
 _ROOT = Path(__file__).resolve().parent.parent
-PREFIX, _PROBE = "concert-ray-", ".concert-probe-"
+PREFIX, _PROBE, _LOCK = "concert-ray-", ".concert-probe-", ".lock"
 JOIN_SECONDS = 15.0
 
 
@@ -197,7 +199,8 @@ def scratch(options: Options, study: Path) -> Iterator[Path]:
     _remove_dead(root, PREFIX)
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=root))
     try:
-        yield folder
+        with FileLock(folder / _LOCK):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -206,19 +209,14 @@ def _remove_dead(place: Path, prefix: str) -> None:
     """Remove what this user's processes that live no more left in `place`, named by `prefix` and their number."""
     for leftover in place.glob(f"{prefix}*"):
         owner = leftover.name.removeprefix(prefix).partition("-")[0]
-        with contextlib.suppress(OSError):
-            if owner.isdecimal() and leftover.stat().st_uid == os.getuid() and not _runs(int(owner)):
-                if leftover.is_dir():
-                    shutil.rmtree(leftover, ignore_errors=True)
-                else:
-                    leftover.unlink()
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        with contextlib.suppress(OSError, Timeout):
+            if not owner.isdecimal() or leftover.stat().st_uid != os.getuid():
+                continue
+            if (leftover / _LOCK).exists():  # another process, or a thread, may have that number by now
+                FileLock(leftover / _LOCK).acquire(timeout=0).lock.release()
+            elif psutil.pid_exists(int(owner)):
+                continue
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink()

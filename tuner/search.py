@@ -94,7 +94,7 @@ def _running(study: Study, options: Options, scratch: Path, interrupted: threadi
     try:
         with watch.watched(scratch, interrupted):
             if options.address is None:
-                with watch.unstuck(scratch):
+                with watch.starting(scratch):
                     cluster.start(study.family, options, scratch)
             yield cluster.room(options, study.ranks)
     finally:

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import psutil
 import ray
@@ -22,7 +23,8 @@ from tuner.cluster import PREFIX
 
 _LOOK_SECONDS, _ANSWER_SECONDS, _STUCK_SECONDS = 0.5, 15.0, 20.0
 _PARTS = ("gcs_server", "raylet")
-_DIED, _RESUME = "Ray has died", "the same command goes on from here"
+_DIED, _NOT_STARTED, _RESUME = "Ray has died", "Ray did not start", "the same command goes on from here"
+_shells: list[IO[bytes]] = []
 
 
 @contextlib.contextmanager
@@ -64,15 +66,18 @@ def _lost(started: dict[int, psutil.Process]) -> bool:
 
 
 @contextlib.contextmanager
-def unstuck(folder: Path) -> Iterator[None]:
-    """Ends the process as `watched` does where none of its threads comes to run: while Ray's core looks for a head that
-    has just died, it keeps the interpreter for a minute. Only the C of `faulthandler` runs then; a shell says the line.
+def starting(folder: Path) -> Iterator[None]:
+    """While Ray starts: a process that cannot say any more why it ends, has it said by a shell.
+
+    If its node dies then, Ray's core ends the process at once; if its head does, it keeps the interpreter waiting for a
+    minute, in which no thread of it comes to run, only the C of `faulthandler`: that ends it.
     """
-    script = 'read -r timeout && echo "$1" >&2 && rm -rf -- "$2"'
-    command = ["sh", "-c", script, "sh", f"run_hyperopt: {_DIED}; {_RESUME}", str(folder)]
+    script = 'read -r end; [ "$end" = well ] && exit; echo "$1" >&2; sleep 1; rm -rf -- "$2"'
+    command = ["sh", "-c", script, "sh", f"run_hyperopt: {_NOT_STARTED}; {_RESUME}", str(folder)]
     shell = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    assert shell.stdin is not None
     said = shell.stdin
-    assert said is not None
+    _shells.append(said)
     left = threading.Event()
 
     def move() -> None:
@@ -87,8 +92,15 @@ def unstuck(folder: Path) -> Iterator[None]:
     finally:
         left.set()
         thread.join()
-        said.close()
+        _hush_shell()
         shell.wait()
+
+
+def _hush_shell() -> None:
+    """What `starting` would have said need not be said."""
+    while _shells:
+        with contextlib.suppress(OSError), _shells.pop() as said:
+            said.write(b"well\n")
 
 
 def _alive() -> bool:
@@ -109,6 +121,7 @@ def _alive() -> bool:
 
 
 def _die(folder: Path, interrupted: bool, stderr: int) -> None:
+    _hush_shell()
     if sys.stdout.isatty():
         print("\x1b[?25h", end="", flush=True)  # a live table hides the cursor
     with contextlib.suppress(OSError):
@@ -141,6 +154,7 @@ def signals(interrupted: threading.Event, say: Callable[[str], None]) -> Iterato
             if number[0] not in watch:
                 continue
             if interrupted.is_set():
+                _hush_shell()
                 os._exit(128 + number[0])
             interrupted.set()
             say("interrupted: running trials are stopped; once more to end at once")

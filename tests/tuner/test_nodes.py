@@ -169,7 +169,9 @@ def test_what_does_not_fit_is_said(
         (("--gpus-per-trial", 2 * GPUS + 1), env, f"wants {2 * GPUS + 1} GPUs but there are {2 * GPUS}"),
         ((), strangers, f"no Ray cluster at {cluster.address}"),
     ):
-        done = run("run_hyperopt.py", "small", "--study", study, "--address", cluster.address, *more, env=who)
+        done = run(
+            "run_hyperopt.py", "small", "--study", study, "--address", cluster.address, *more, env=who, timeout=240
+        )
         assert done.returncode == 2, done.stderr
         assert len(done.stderr.splitlines()) == 1
         assert words in done.stderr
