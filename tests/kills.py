@@ -133,7 +133,7 @@ def kept(study: Path) -> dict[str, str]:
     found = {}
     for result in study.glob("trials/*/result.json"):
         for path in [result, *result.parent.glob("*.safetensors"), *result.parent.glob("*.json")]:
-            if not path.name.startswith("."):
+            if not path.name.startswith((".", "last.")):  # the last checkpoint goes when a trial has ended
                 found[str(path.relative_to(study))] = hashlib.sha256(path.read_bytes()).hexdigest()
     if (study / "models.csv").exists():
         for _, row in pd.read_csv(study / "models.csv", index_col=0, dtype=str).iterrows():
@@ -212,19 +212,19 @@ class Rounds:
             searches = [Search(study, self.home, env, *more)]
             after = self._strike(searches[0], kind, cluster, other)
             killed = time.monotonic()
-            code = self._settle(searches[0], kind)
-            took = time.monotonic() - killed
-            self.counts.longest = max(self.counts.longest, took)
             had = kept(study)
             finished = sum(name.endswith("result.json") for name in had)
             self.counts.finished += finished
+            code = self._settle(searches[0], kind)
+            took = time.monotonic() - killed
+            self.counts.longest = max(self.counts.longest, took)
+            had = self._compare(had, kept(study), number)
             if cluster is not None and code != 0:
                 cluster.add(cpus=1)  # somebody turns the machine on again
             while code != 0 and len(searches) <= ATTEMPTS:
                 searches.append(Search(study, self.home, env, *more))
                 code = self._settle(searches[-1], "")
-                self._compare(had, kept(study), number)
-                had = kept(study)
+                had = self._compare(had, kept(study), number)
             if code != 0 or not table(study).equals(self.table):
                 self.counts.differ += 1
                 self.say(f"round {number}: the final table (exit code {code}) is not the uninterrupted run's")
@@ -289,11 +289,12 @@ class Rounds:
             self.say(f"{search.log}: exit code {code} without one line that says why: {said[-1000:]}")
         return code
 
-    def _compare(self, had: dict[str, str], has: dict[str, str], number: int) -> None:
+    def _compare(self, had: dict[str, str], has: dict[str, str], number: int) -> dict[str, str]:
         lost = sorted(name for name, content in had.items() if has.get(name) != content)
         self.counts.lost += len(lost)
         for name in lost:
             self.say(f"round {number}: {name} was {had[name]} and is {has.get(name)}")
+        return has
 
 
 def play(rounds: int, seed: int, home: Path, kinds: tuple[str, ...], say: Callable[[str], None]) -> Counts:
@@ -321,6 +322,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep what went wrong for a look")
     arguments = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="concert-kills-"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends, too
     try:
         counts = play(
             arguments.rounds,
