@@ -71,4 +71,4 @@ def test_final_test_is_marked_and_nothing_is_skipped(
     with h5py.File(submission, "a") as out:
         out.move("mc_maze_small", "mc_maze")
     assert ensembles(["score", str(submission), "--target", str(target)]) == 2
-    assert "no truth for mc_maze" in capsys.readouterr().err
+    assert "no dataset in common" in capsys.readouterr().err
