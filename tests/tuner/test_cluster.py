@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from filelock import FileLock, Timeout
 
 from models import registry
 from tests.conftest import ROOT, run
@@ -174,6 +175,8 @@ def test_what_dead_processes_left_goes_and_what_lives_stays(tmp_path: Path, monk
             assert not other.exists()
             assert own.exists()
             assert folder.stat().st_mode & 0o077 == 0
+            with pytest.raises(Timeout):
+                FileLock(folder / ".lock").acquire(timeout=0)
             with cluster.scratch(Options(samples=1), tmp_path):
                 assert folder.exists()
         assert not folder.exists()
