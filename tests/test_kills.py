@@ -14,7 +14,7 @@ from tests import kills
 def test_rounds_of_kill_9_lose_nothing(tmp_path: Path) -> None:
     said: list[str] = []
     counts = kills.play(8, 1, tmp_path / "kills", kills.KINDS, said.append)
-    print(counts)
-    assert counts.bad == 0, said
+    print(*said, counts, sep="\n")
+    assert counts.bad == 0
     assert counts.kills.total() == 8
     assert set(counts.kills) == set(kills.KINDS)

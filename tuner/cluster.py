@@ -138,7 +138,7 @@ def _check_shared(folder: Path) -> None:
         for node, answer in zip(nodes, asked, strict=True):
             name = node["NodeManagerHostname"]
             try:
-                if ray.get(answer, timeout=60) is None:
+                if not ray.get(answer, timeout=60):
                     raise BadInput(f"{there} is not shared: node {name} does not see what is written there")
             except (ray.exceptions.RayError, TimeoutError) as error:
                 if not any(other["NodeID"] == node["NodeID"] and other["Alive"] for other in ray.nodes()):

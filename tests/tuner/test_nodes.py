@@ -179,7 +179,6 @@ def test_what_does_not_fit_is_said(
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="known fault: such a node was not noticed in the last runs; cause not found", strict=False)
 @pytest.mark.skipif(os.geteuid() != 0, reason="a folder of a node's own needs root")
 def test_a_node_that_does_not_share_the_folder_is_named(
     cluster: Cluster,
