@@ -60,6 +60,11 @@ def table(study: Study) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=None if rows else [*_FIRST, metric.name, "seconds", "status", "reason", "path"])
     if metric.name not in frame:
         frame[metric.name] = float("nan")
+    for name in frame.columns[frame.isna().any()].drop(metric.name, errors="ignore"):
+        given = [row[name] for row in rows if row.get(name) is not None]
+        if given and all(type(value) is int and abs(value) < 2**63 for value in given):
+            # else a row without a value makes 100 of the others 100.0, until it has one
+            frame[name] = pd.array([row.get(name) for row in rows], dtype="Int64")
     # stable: of equals, the one proposed first
     frame = frame.sort_values(metric.name, ascending=metric.mode == "min", kind="stable", na_position="last")
     last = ["seconds", "status", "reason", "path"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ground.files import write_json
@@ -71,3 +72,12 @@ def test_a_metric_that_is_no_number_is_not_usable(study: Study) -> None:
     frame = ledger.write(study, keep=1)
     assert list(ledger.usable(study, frame)["trial_id"]) == ["t01"]
     assert kept(study) == {"t01.best"}
+
+
+def test_whole_numbers_stay_whole_beside_a_row_without_one(study: Study) -> None:
+    """models.csv once said step 7.0 while a trial without a snapshot ran, and 7 after."""
+    trial(study, 0, FINISHED, {"best": (7, 0.5)})
+    trial(study, 1, RUNNING, {})
+    ledger.write(study, keep=2)
+    steps = pd.read_csv(study.path / "models.csv", dtype=str)["step"]
+    assert list(steps.fillna("")) == ["7", ""]
