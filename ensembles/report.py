@@ -14,9 +14,9 @@ from ensembles import figures
 from ensembles.artifact import Artifact
 from ensembles.glossary import glossary
 from ensembles.next_steps import next_steps
-from ensembles.page import Page, commands, definitions, facts, paragraph, plain_table, sortable
 from ensembles.terminal import CAVEAT, HOLDOUT, moments, score_rows, statuses
 from ground.files import write_text
+from ground.page import Page, commands, definitions, facts, paragraph, plain_table, sortable
 from ground.typed import command
 from studies import ledger
 from studies.study import Study

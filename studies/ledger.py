@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,10 @@ def table(study: Study) -> pd.DataFrame:
     if metric.name not in frame:
         frame[metric.name] = float("nan")
     for name in frame.columns[frame.isna().any()].drop(metric.name, errors="ignore"):
-        given = [row[name] for row in rows if row.get(name) is not None]
-        if given and all(type(value) is int and abs(value) < 2**63 for value in given):
-            # else a row without a value makes 100 of the others 100.0, until it has one
-            frame[name] = pd.array([row.get(name) for row in rows], dtype="Int64")
+        given = [row.get(name) for row in rows]
+        if all(value is None or type(value) is int for value in given):
+            # as floats they were 100.0 until the row without a value had one, and 100 then
+            frame[name] = pd.Series([math.nan if value is None else value for value in given], dtype=object)
     # stable: of equals, the one proposed first
     frame = frame.sort_values(metric.name, ascending=metric.mode == "min", kind="stable", na_position="last")
     last = ["seconds", "status", "reason", "path"]

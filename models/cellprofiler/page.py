@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import plotly.io as pio
 
 from ground.files import write_text
+from ground.page import Page, facts, sortable
 from models.cellprofiler.evaluated import ACTIVITY, LABELS, MECHANISMS, Evaluated
 from models.cellprofiler.plots import components
 
@@ -42,20 +41,19 @@ def page(
     if len(scored) == 2:
         sections.append(against(scored[0], scored[1]))
     sections += [plane(one.name, x, frame) for one, x, frame in zip(found, values, frames, strict=True)]
-    body = []
-    for position, (caption, figure) in enumerate(sections):
-        drawn = pio.to_html(figure, include_plotlyjs=position == 0, full_html=False, default_height="440px")
-        body.append(f"<section><h2>{html.escape(caption)}</h2>{drawn}</section>")
-    kept = ("label", "control", "moa", "similarity", "pairs", "rows", "features", "notes")
-    facts = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(about[name]))}</td></tr>" for name in kept if about[name]
-    )
-    numbers = table.to_html(index=False, float_format="%.4g", na_rep="", border=0)
+    about_it = [
+        (name, about[name])
+        for name in ("label", "control", "moa", "similarity", "pairs", "rows", "features", "notes")
+        if about[name]
+    ]
     classes = pd.concat([one.classes.assign(table=one.name) for one in found], ignore_index=True)
-    labels = classes.to_html(index=False, float_format="%.4g", na_rep="", border=0)
-    names = ", ".join(one.name for one in found)
-    write_text(path, _PAGE.format(title=html.escape(f"Profiles of {names}"), facts=facts, scores=numbers,
-                                  body="\n".join(body), classes=labels))  # fmt: skip
+    made = Page(f"Profiles of {', '.join(one.name for one in found)}")
+    made.add("Facts", facts(about_it))
+    made.add("Scores", sortable("Scores", list(table), table.to_numpy(object).tolist()))
+    for caption, figure in sections:
+        made.figure(caption, figure)
+    made.add("Labels", sortable("Labels", list(classes), classes.to_numpy(object).tolist()))
+    write_text(path, made.html())
 
 
 def bars(found: Sequence[Evaluated]) -> tuple[str, Any]:
@@ -132,17 +130,3 @@ def plane(name: str, values: np.ndarray, frame: pd.DataFrame) -> tuple[str, Any]
         showlegend=len(groups) > 1,
     )  # fmt: skip
     return f"{name}: wells by principal components", figure
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1180px; padding: 0 1rem; color: #1c2733 }}
-h2 {{ font-size: 1.05rem; margin: 2rem 0 0 }} table {{ border-collapse: collapse; margin-bottom: 1rem }}
-th, td {{ text-align: left; padding: .1rem .9rem .1rem 0; vertical-align: top }}
-.classes {{ overflow-x: auto; font-size: 12px }}
-</style></head><body><h1>{title}</h1><table>{facts}</table>
-<section><h2>Scores</h2>{scores}</section>
-{body}
-<section><h2>Labels</h2><div class="classes">{classes}</div></section></body></html>
-"""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import html
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import yaml
 
 from ground.errors import BadInput
 from ground.files import atomic_path, finite, write_text
+from ground.page import Page, facts, sortable
 from models.cellspike import plots
 from models.cellspike.scored import Scored, score
 from models.cellspike.statistics import BAD, IDENTIFIABLE, WEAK, Residuals
@@ -136,8 +136,6 @@ def _verdict(found: Residuals) -> list[str]:
 
 
 def _page(scored: Scored, domain: str) -> str:
-    import plotly.io as pio
-
     found, pack, symbol = scored.found, scored.pack, scored.symbol
     sections = [
         plots.against_truth(scored.prediction, scored.truth, found, symbol),
@@ -156,12 +154,7 @@ def _page(scored: Scored, domain: str) -> str:
         plots.waveforms(scored.traces, pack.step_ms, plots.channels(pack.probes, pack.stims)),
         plots.unit_histograms(found.names, scored.prediction, scored.truth, symbol),
     ]
-    body = []
-    for number, (caption, figure) in enumerate(sections):
-        # the first figure brings the library along: the page needs no network
-        drawn = pio.to_html(figure, include_plotlyjs=number == 0, full_html=False)
-        body.append(f"<section><h2>{html.escape(caption)}</h2>{drawn}</section>")
-    facts = [
+    about = [
         ("loss", f"{found.loss:.5f} (a predictor of the mean: {scored.baseline:.5f})"),
         ("rows", f"{found.samples:,} of {scored.told}, domain {domain}"),
         ("traces", f"{pack.bins} bins of {pack.step_ms:g} ms, probes {', '.join(pack.probes)}"),
@@ -170,13 +163,13 @@ def _page(scored: Scored, domain: str) -> str:
         *((name, str(scored.attributes[name])) for name in ("study", "members") if name in scored.attributes),
         *((line.partition(": ")[0], line.partition(": ")[2]) for line in _verdict(found)),
     ]
-    rows = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in facts)
     table = found.table().rename(columns={"explained": "explained variance", "low": "from", "high": "to"})
-    shown = table.to_html(index=False, float_format="%.4f", na_rep="", border=0)
-    shown = shown.replace("<td>BAD</td>", "<td class='bad'>BAD</td>")
-    return _PAGE.format(
-        title=html.escape(f"{scored.source.stem}, {domain}"), facts=rows, table=shown, body="\n".join(body)
-    )
+    page = Page(f"{scored.source.stem}, {domain}")
+    page.add("Facts", facts(about))
+    page.add("Residuals, truth − prediction", sortable("Residuals", list(table), table.to_numpy(object).tolist()))
+    for caption, figure in sections:
+        page.figure(caption, figure)
+    return page.html()
 
 
 def _csv(path: Path, frame: pd.DataFrame) -> None:
@@ -186,16 +179,3 @@ def _csv(path: Path, frame: pd.DataFrame) -> None:
 
 def _round(value: float) -> float:
     return float(f"{value:.6g}")
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1180px; padding: 0 1rem; color: #1c2733 }}
-h2 {{ font-size: 1.05rem; margin: 2rem 0 0 }} table {{ border-collapse: collapse; margin-bottom: 1rem }}
-th, td {{ text-align: left; padding: .1rem .9rem .1rem 0; vertical-align: top }}
-.bad {{ color: #d62728; font-weight: bold }}
-</style></head><body><h1>{title}</h1><table>{facts}</table>
-<section><h2>Residuals, truth − prediction</h2>{table}</section>
-{body}</body></html>
-"""

@@ -14,8 +14,8 @@ import pytest
 
 from ensembles import build, report
 from ensembles.figures import axis_label, short_names
-from ensembles.page import sortable
 from ground.files import write_json
+from ground.page import sortable
 from models import registry
 from search_spaces import Domain
 from studies.study import Study, open_study
@@ -179,7 +179,7 @@ def test_numbers_sort_as_numbers(window: Browser, tmp_path: Path) -> None:
     path = tmp_path / "table.html"
     path.write_text(
         f"<meta charset=utf-8>{sortable('All checkpoints', ['value', 'row'], rows)}"
-        f"<script>{(ROOT / 'ensembles/page.js').read_text()}</script>"
+        f"<script>{(ROOT / 'ground/page.js').read_text()}</script>"
     )
     window.open(path, 600)
     head, _ = _column(window, "value")
