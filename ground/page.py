@@ -156,12 +156,19 @@ def _cell(value: Any, number: bool, bar: bool) -> str:
         return "<td></td>"
     if number:
         drawn = f' <meter value="{float(value):.4f}"></meter>' if bar else ""
-        return f'<td class="number" data-value="{float(value)!r}">{_short(value)}{drawn}</td>'
+        return f'<td class="number" data-value="{_exact(value)}">{_short(value)}{drawn}</td>'
     words = text(value)
     return f'<td class="words">{words}</td>' if len(words) > 60 else f"<td>{words}</td>"
 
 
+def _exact(value: Any) -> str:
+    """A number as JavaScript reads it."""
+    return repr(float(value)) if math.isfinite(float(value)) else f"{'-' * (value < 0)}Infinity"
+
+
 def _short(value: Any) -> str:
+    if math.isinf(float(value)):
+        return f"{'−' * (value < 0)}∞"
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e9 else f"{value:.4g}"
 
 
@@ -170,4 +177,4 @@ def _empty(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return not isinstance(value, bool) and hasattr(value, "__float__") and math.isfinite(float(value))
+    return not isinstance(value, bool) and hasattr(value, "__float__")

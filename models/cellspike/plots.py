@@ -98,7 +98,7 @@ def identifiability(found: Residuals) -> Picture:
         )  # fmt: skip
     for bar in (IDENTIFIABLE, WEAK):
         figure.add_vline(x=bar, line={"dash": "dot", "color": "#999999"})
-    figure.update_layout(height=120 + 24 * len(found.names), xaxis_title="explained variance", margin_l=190)
+    figure.update_layout(height=210 + 24 * len(found.names), xaxis_title="explained variance", margin_l=190)
     figure.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=list(found.names))
     figure.update_xaxes(range=[-0.55, 1.02])
     over = f"{found.groups:,} {found.over}"

@@ -175,7 +175,7 @@ def test_tables_sort_by_a_click_and_by_the_keyboard(window: Browser, page: Path)
 
 
 def test_numbers_sort_as_numbers(window: Browser, tmp_path: Path) -> None:
-    rows = [[value, str(n)] for n, value in enumerate([10, 9.5, None, -3e-7, float("nan"), 1e12, 200])]
+    rows = [[value, str(n)] for n, value in enumerate([10, 9.5, None, -3e-7, np.nan, 1e12, 200, -np.inf, np.inf])]
     path = tmp_path / "table.html"
     path.write_text(
         f"<meta charset=utf-8>{sortable('All checkpoints', ['value', 'row'], rows)}"
@@ -183,7 +183,7 @@ def test_numbers_sort_as_numbers(window: Browser, tmp_path: Path) -> None:
     )
     window.open(path, 600)
     head, _ = _column(window, "value")
-    for expected in (["3", "1", "0", "6", "5", "2", "4"], ["5", "6", "0", "1", "3", "2", "4"]):
+    for expected in (["7", "3", "1", "0", "6", "5", "8", "2", "4"], ["8", "5", "6", "0", "1", "3", "7", "2", "4"]):
         head.click()
         assert _column(window, "row")[1] == expected
 
