@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 
@@ -29,6 +31,17 @@ def resolve_files(path: str) -> tuple[list[Path], int]:
     if not unique:
         raise BadInput(f"{path}: {'matches no file' if _WILD & set(path) else 'names no HDF5 file'}")
     return unique, len(found) - len(unique)
+
+
+def own_block(path: str, block: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--data path` makes of a search space's `data` block: these files in place of generated ones.
+
+    Raises:
+        BadInput: there are none.
+    """
+    kept = {k: v for k, v in block.items() if k not in ("generator", "options", "path")}
+    resolve_files(path)
+    return {**kept, "path": str(expanded(path).absolute())}
 
 
 def _named(path: str, below: Path) -> list[Path]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -34,6 +36,11 @@ def resolve(family: str, table: Table, settings: Mapping[str, Any], word: str = 
             raise BadInput(f"unknown {family} {word} {shown(name).strip(chr(39))}{_near(str(name)[:80], table)}")
         config[name] = _checked(name, value, *table[name])
     return config
+
+
+def mark(options: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits that change with any option: a part of the name of what is made from them."""
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _near(word: str, known: Any) -> str:

@@ -6,8 +6,6 @@ type has files 0, 1, ... of some events, so ranges of file numbers are parts for
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -21,7 +19,7 @@ from ground.files import read_json, sha256, write_json
 from ground.locks import alone
 from ground.machine import available_cpus
 from ground.paths import expanded, made
-from ground.settings import resolve
+from ground.settings import mark, resolve
 from models.cellnet import edepsim, names, parsed, process, xy
 from models.cellnet.deposits import Deposits, electrons
 from models.cellnet.folders import folder
@@ -101,8 +99,7 @@ def place(options: Mapping[str, Any]) -> Path:
         if not source.is_file():
             raise BadInput(f"{source}: no such file (lartpc option deposits)")
         described["deposits"] = sha256(source)
-    text = json.dumps(described, sort_keys=True)
-    return folder() / f"generated_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return folder() / f"generated_{mark(described)}"
 
 
 def demo(options: Mapping[str, Any], threads: int | None = None) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import io
 import json
 import os
@@ -27,7 +26,7 @@ from ground.locks import alone
 from ground.machine import available_cpus
 from ground.paths import made
 from ground.processes import side_by_side
-from ground.settings import assignments, resolve
+from ground.settings import assignments, mark, resolve
 from models.cellprofiler import picture
 from models.cellprofiler.draw import Options as Draw
 from models.cellprofiler.folders import folder
@@ -216,8 +215,7 @@ def _config(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def place(options: Mapping[str, Any]) -> Path:
     """The project of these options, there or not."""
-    text = json.dumps(checked(options), sort_keys=True)
-    return folder() / f"plates_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return folder() / f"plates_{mark(checked(options))}"
 
 
 def demo(options: Mapping[str, Any], processes: int | None = None) -> Path:

@@ -28,7 +28,7 @@ from models.cellspike.traces import MB, Reading, Segment, Traces
 from models.cellspike.units import Units
 from models.cellspike.worlds import open_pack
 
-__all__ = ["CellData", "NewTraces", "fingerprint", "load", "own_block", "shape", "sweep"]
+__all__ = ["CellData", "NewTraces", "fingerprint", "load", "shape", "sweep"]
 
 _SAMPLED, _WHOLE = 8, 4096  # rows of a dataset that count for the fingerprint; numbers up to which all do
 _PART = 500_000  # samples predicted at once
@@ -127,17 +127,6 @@ class NewTraces:
 
 
 # ---- which files
-
-
-def own_block(path: str, block: Mapping[str, Any]) -> dict[str, Any]:
-    """What `--data path` means: the block with the files that a glob, a folder, a list or a file name.
-
-    Raises:
-        BadInput: there is nothing.
-    """
-    kept = {k: v for k, v in block.items() if k not in ("generator", "options", "path")}
-    resolve_files(path)
-    return {**kept, "path": str(expanded(path).absolute())}
 
 
 def _files(options: Options) -> tuple[list[Path], str]:

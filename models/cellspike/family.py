@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ground.errors import BadInput
+from ground.listing import own_block
 from models.base import Family, Place, Prediction, Predictor, Scorer
 from models.cellspike import config as settings
 from models.cellspike import data as traces
@@ -39,7 +40,7 @@ class CellSpikeFamily(Family):
     # ---- data
 
     def own_data(self, path: str, block: Mapping[str, Any]) -> dict[str, Any]:
-        return traces.own_block(path, block)
+        return own_block(path, block)
 
     def load(self, config: Mapping[str, Any], phase: str) -> CellData:
         return traces.load(config, phase)

@@ -13,7 +13,6 @@ trained on, they tell how well a network does on cells it has not seen.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -30,7 +29,7 @@ from ground.locks import alone
 from ground.machine import available_cpus
 from ground.paths import made
 from ground.processes import side_by_side
-from ground.settings import resolve
+from ground.settings import mark, resolve
 from models.cellspike import population
 from models.cellspike.aggregate import packs_of, write_training_meta
 from models.cellspike.calibrate import Conf, calibrate
@@ -99,8 +98,7 @@ def write_cells(options: Mapping[str, Any], raw: Path, processes: int | None = N
 
 def place(options: Mapping[str, Any]) -> Path:
     """The folder of the packs of these options, there or not."""
-    text = json.dumps(checked(options), sort_keys=True)
-    return folder() / f"generated_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return folder() / f"generated_{mark(checked(options))}"
 
 
 def demo(options: Mapping[str, Any], processes: int | None = None) -> Path:

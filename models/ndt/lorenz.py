@@ -7,8 +7,6 @@ Nature Methods, "synthetic data from Lorenz"). Every trial belongs to one condit
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from ground.errors import BadInput
 from ground.files import atomic_path
 from ground.limits import shown
 from ground.paths import made
-from ground.settings import Table, resolve
+from ground.settings import Table, mark, resolve
 from models.ndt.folders import folder
 
 DEFAULTS: dict[str, int | float] = {
@@ -99,8 +97,7 @@ def _flow(_t: float, y: np.ndarray) -> list[float]:
 def ensure(options: Mapping[str, Any]) -> Path:
     """The file of these options in NDT_CACHE_DIR, generated if it is not there yet."""
     checked(options)
-    key = hashlib.sha256(json.dumps({**DEFAULTS, **options}, sort_keys=True).encode()).hexdigest()[:8]
-    path = made(folder("NDT_CACHE_DIR")) / f"lorenz_{key}_train.h5"
+    path = made(folder("NDT_CACHE_DIR")) / f"lorenz_{mark({**DEFAULTS, **options})}_train.h5"
     if not path.exists():
         arrays = generate(options)
         with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from ground.errors import BadInput
-from ground.paths import expanded
-from models.xtcav.files import files_of, resolve_files
+from models.xtcav.files import files_of
 from models.xtcav.fingerprint import fingerprint
 from models.xtcav.index import Index, scan
 from models.xtcav.options import Options, Task, resolve
@@ -32,7 +31,6 @@ __all__ = [
     "fingerprint",
     "load",
     "open_for_prediction",
-    "own_block",
 ]
 
 _PARTS = ("train", "val", "test")
@@ -107,17 +105,6 @@ class XtcavData:
         """Close the files; the handle may be used again, it then opens them anew."""
         for rows in (self.train, self.val, self.test, self.eval):
             rows.store.close()
-
-
-def own_block(path: str, block: Mapping[str, Any]) -> dict[str, Any]:
-    """What `--data path` means: the block with the files that a glob, a folder, a list or a file name.
-
-    Raises:
-        BadInput: there is nothing.
-    """
-    kept = {k: v for k, v in block.items() if k not in ("generator", "options", "path")}
-    resolve_files(path)
-    return {**kept, "path": str(expanded(path).absolute())}
 
 
 def load(config: Mapping[str, Any], phase: str) -> XtcavData:

@@ -11,6 +11,7 @@ import numpy as np
 from ground import hdf5
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
+from ground.listing import own_block
 from models.base import Family, Metric, Place, Prediction, Predictor, Scorer
 from models.xtcav import config as settings
 from models.xtcav import data as shots
@@ -44,7 +45,7 @@ class XtcavFamily(Family):
     # ---- data
 
     def own_data(self, path: str, block: Mapping[str, Any]) -> dict[str, Any]:
-        return shots.own_block(path, block)
+        return own_block(path, block)
 
     def load(self, config: Mapping[str, Any], phase: str) -> XtcavData:
         return shots.load(config, phase)

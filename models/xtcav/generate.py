@@ -9,7 +9,6 @@ Run 68 is dark, 70 and 71 are labelled (`amo86815_mlearn-*`), 72 is for predicti
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -27,7 +26,7 @@ from ground.locks import alone
 from ground.machine import available_cpus
 from ground.paths import made
 from ground.processes import side_by_side
-from ground.settings import resolve
+from ground.settings import mark, resolve
 from models.xtcav.folders import folder
 from models.xtcav.picture import render
 from models.xtcav.waveforms import find_peaks, label_of, waveforms
@@ -147,8 +146,7 @@ def _identity(run: int, first: int, rows: int) -> dict[str, np.ndarray]:
 
 def place(options: Mapping[str, Any]) -> Path:
     """The folder of the collection of these options, there or not."""
-    text = json.dumps(checked(options), sort_keys=True)
-    return folder() / f"generated_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return folder() / f"generated_{mark(checked(options))}"
 
 
 def ensure(options: Mapping[str, Any], processes: int | None = None) -> Path:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.models.cellnet import written
 
@@ -22,12 +20,3 @@ def xy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def block(xy_folder: Path) -> dict[str, Any]:
     """The `data` block of these."""
     return {"path": str(xy_folder), "train": [1, 3], "val": [4, 5], "test": [6, 6]}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are slower on two threads, and much slower where something else wants them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -76,7 +76,7 @@ def test_files_by_list_glob_and_folder_are_the_same(folder: Path) -> None:
     assert len({data.fingerprint({"path": path}) for path in blocks[:3]}) == 1
     assert {len(data.load({"path": path}, "val").train) for path in blocks} == {128}
     with pytest.raises(BadInput, match="matches no file"):
-        data.own_block(str(folder / "nothing*.h5"), {})
+        FAMILY.own_data(str(folder / "nothing*.h5"), {})
 
 
 def test_targets_are_what_is_asked_for(folder: Path) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 OPTIONS = {"files": 2, "rows": 90, "runs": 2, "dark": 0, "pred": 12, "scale": 8}
 SCALARS = ["bld.L3energy"]
@@ -33,12 +31,3 @@ def block(collection: Path) -> dict[str, Any]:
         "split": [0.6, 0.2, 0.2],
         "block": 5,
     }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are slower on two threads, and much slower where something else wants them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from ground.errors import BadInput
-from models.xtcav.data import XtcavData, fingerprint, load, open_for_prediction, own_block
+from models.xtcav import FAMILY
+from models.xtcav.data import XtcavData, fingerprint, load, open_for_prediction
 from tests.models.xtcav.written import SHAPE, write
 
 STEPS = ["log", "mean", "standardise"]
@@ -182,11 +183,13 @@ def test_the_fingerprint_tells_data_and_meaning(folder: Path, tmp_path: Path) ->
 
 
 def test_own_block_takes_what_the_user_names(folder: Path) -> None:
-    kept = own_block(f"{folder}/r*.h5", {"generator": "xtcav", "options": {}, "split": [0.8, 0.1, 0.1], "block": 4})
+    kept = FAMILY.own_data(
+        f"{folder}/r*.h5", {"generator": "xtcav", "options": {}, "split": [0.8, 0.1, 0.1], "block": 4}
+    )
     assert kept == {"path": f"{folder}/r*.h5", "split": [0.8, 0.1, 0.1], "block": 4}
     assert load(kept, "val").classes == 3
     with pytest.raises(BadInput):
-        own_block(str(folder / "nothing"), {})
+        FAMILY.own_data(str(folder / "nothing"), {})
 
 
 def test_measured_screens_are_a_regression(shared: Path) -> None:
