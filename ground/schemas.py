@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ground.errors import BadInput
 from ground.limits import LARGEST_WHOLE, shown
@@ -41,6 +42,32 @@ def _json(value: Any) -> Any:
     return value
 
 
+def _several(value: Any) -> Any:
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def shares(value: Any) -> Any:
+    """Of training, validation and test."""
+    good = isinstance(value, (list, tuple)) and len(value) == 3
+    if not good or any(isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v <= 1 for v in value):
+        raise ValueError(f"is {shown(value)}; it takes shares of training, validation and test: [0.7, 0.15, 0.15]")
+    if abs(sum(value) - 1) > 1e-6 or value[0] <= 0 or value[1] <= 0:
+        raise ValueError(f"is {shown(value)}; shares sum to 1, and training and validation are above 0")
+    return tuple(float(v) for v in value)
+
+
+Several = BeforeValidator(_several)
+"""Before a tuple: a list is one, and anything else a tuple of itself."""
+Whole = Annotated[int, BeforeValidator(_whole), Field(le=LARGEST_WHOLE)]
+"""2.0 is one, too."""
+Shares = Annotated[tuple[float, ...], BeforeValidator(shares)]
+BLOCK = ConfigDict(strict=True, allow_inf_nan=False)
+"""Of a `pydantic.dataclasses.dataclass` for `block`."""
+
 Json = Annotated[Any, AfterValidator(_json)]
 Table = Annotated[dict[str, Any], AfterValidator(_json)]
 Name = Annotated[str, AfterValidator(_plain)]
@@ -54,6 +81,13 @@ class Schema(BaseModel):
 
 
 Model = TypeVar("Model", bound=BaseModel)
+_LIMITS = {
+    "literal_error": "takes {expected}",
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be below {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+}
 _WORDS = {
     "missing": "is missing",
     "bool_type": "takes true or false",
@@ -88,6 +122,33 @@ def checked(model: type[Model], content: Any, where: str | Path, under: Sequence
         raise BadInput(f"{where}: {told(first, under)}") from None
 
 
+Declared = TypeVar("Declared")
+
+
+def block(kind: type[Declared], content: Any, under: Sequence[str] = ()) -> Declared:
+    """A `data` block, or one within it, as the pydantic dataclass that declares its keys.
+
+    Args:
+        under: keys that lead to it.
+
+    Raises:
+        BadInput: no mapping, a key that is not declared (with the nearest that is), or the first value that is not as
+            declared.
+    """
+    if not isinstance(content, Mapping):
+        raise BadInput(f"data key {'.'.join(under)} is {shown(content)}; it takes a mapping")
+    fields: Mapping[str, Any] = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    for name in content:
+        if name not in fields:
+            near = difflib.get_close_matches(str(name)[:80], fields, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(fields))}"
+            raise BadInput(f"unknown data key {'.'.join((*under, shown(name).strip(chr(39))))}; {hint}")
+    try:
+        return kind(**content)
+    except ValidationError as error:
+        raise BadInput(f"data key {told(error.errors(include_url=False)[0], under)}") from None
+
+
 def told(error: Any, under: Sequence[str] = ()) -> str:
     """One of pydantic's errors in words: key path, what is wrong, the value."""
     # union members and the like are named in capitals or brackets there: no keys of ours
@@ -97,6 +158,10 @@ def told(error: Any, under: Sequence[str] = ()) -> str:
     kind = error["type"]
     if kind == "missing":
         return f"has no {keys}"
+    if kind == "literal_error":
+        error["ctx"]["expected"] = error["ctx"]["expected"].removeprefix("'', ").removeprefix("'' or ")
+    if kind in _LIMITS:
+        return f"{keys} is {shown(error['input'])}; it {_LIMITS[kind].format(**error['ctx'])}"
     what = str(cause) if cause is not None else _WORDS.get(kind) or _lowered(error["msg"])
     if not keys:
         return what if cause is not None else f"{what}, not {shown(error['input'])}"

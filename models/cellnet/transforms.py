@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ground.errors import BadInput
+from ground.limits import shown
 
 PLANES = 3
 _KEYS = ("coord_lim", "z_segments", "noise", "round", "scale")
@@ -90,7 +91,7 @@ def parse(given: Any, paths: int) -> Transforms:
     if given is None:
         return Transforms()
     if not isinstance(given, Mapping):
-        raise BadInput(f"transforms is {given!r}; it takes a mapping of {', '.join(_KEYS)}")
+        raise BadInput(f"transforms is {shown(given)}; it takes a mapping of {', '.join(_KEYS)}")
     for key in given:
         if key not in _KEYS:
             raise BadInput(f"unknown transform {key}; known are {', '.join(_KEYS)}")
@@ -100,11 +101,11 @@ def parse(given: Any, paths: int) -> Transforms:
     if given.get("z_segments"):
         values["z_segments"] = tuple(_numbers("z_segments", given["z_segments"]))
         if list(values["z_segments"]) != sorted(set(values["z_segments"])):
-            raise BadInput(f"transform z_segments is {given['z_segments']!r}; its upper bounds rise")
+            raise BadInput(f"transform z_segments is {shown(given['z_segments'])}; its upper bounds rise")
     if given.get("noise") is not None:
         noise = given["noise"]
         if not isinstance(noise, Mapping) or set(noise) != {"mean", "sd"}:
-            raise BadInput(f"transform noise is {noise!r}; it takes {{mean: 0, sd: 10}}")
+            raise BadInput(f"transform noise is {shown(noise)}; it takes {{mean: 0, sd: 10}}")
         mean, deviation = _numbers("noise", [noise["mean"], noise["sd"]])
         if deviation < 0:
             raise BadInput(f"transform noise has sd {deviation:g}; it is at least 0")
@@ -123,7 +124,7 @@ def parse(given: Any, paths: int) -> Transforms:
 
 
 def _limits(given: Any) -> tuple[tuple[float, float] | None, ...]:
-    wrong = BadInput(f"transform coord_lim is {given!r}; it takes [low, high] or null for x, y, z")
+    wrong = BadInput(f"transform coord_lim is {shown(given)}; it takes [low, high] or null for x, y, z")
     if not isinstance(given, (list, tuple)) or len(given) > PLANES:
         raise wrong
     out: list[tuple[float, float] | None] = []
@@ -144,5 +145,5 @@ def _numbers(name: str, given: Any) -> Sequence[float]:
     if not isinstance(given, (list, tuple)) or not all(
         isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in given
     ):
-        raise BadInput(f"transform {name} is {given!r}; it takes numbers")
+        raise BadInput(f"transform {name} is {shown(given)}; it takes numbers")
     return [float(v) for v in given]

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import BeforeValidator
+from pydantic.dataclasses import dataclass
+
+from ground import schemas
 from ground.errors import BadInput
+from ground.schemas import Several
 
 Objective = Literal["map", "balanced_accuracy"]
-_CHOICES = {"objective": ("map", "balanced_accuracy"), "pairs": ("any", "plates"), "generator": ("cells", "")}
-_PARTS = ("training", "validation", "test")
 
 
-@dataclass(frozen=True)
+def _text(value: Any) -> Any:
+    """A label that YAML reads as a number is a text, too."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+Label = Annotated[str, BeforeValidator(_text)]
+Labels = Annotated[tuple[Label, ...], Several]
+
+
+@dataclass(frozen=True, config=schemas.BLOCK)
+class _Split:
+    field: Label | None = None
+    training: Labels | None = None
+    validation: Labels | None = None
+    test: Labels | None = None
+
+
+@dataclass(frozen=True, config=schemas.BLOCK)
 class Options:
     """What a block says.
 
@@ -31,14 +50,14 @@ class Options:
     """
 
     project: str = ""
-    generator: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    generator: Literal["", "cells"] = ""
+    options: dict[str, Any] = field(default_factory=dict)
     config: str | None = None
     metadata: str = "index.csv"
     store: str = "single-cells"
     objective: Objective = "map"
-    split: Mapping[str, Any] = field(default_factory=dict)
-    control: str | None = None
+    split: dict[str, Any] = field(default_factory=dict)
+    control: Label | None = None
     pairs: Literal["any", "plates"] = "any"
 
     def root(self) -> Path:
@@ -55,43 +74,16 @@ class Options:
 
 
 def resolve(block: Mapping[str, Any]) -> Options:
-    """The options of a `data` block.
+    """The options of a `data` block; what is null in it counts as not said.
 
     Raises:
         BadInput: an unknown key (with the nearest known one), a wrong value, or no project.
     """
-    known = Options.__dataclass_fields__
-    _known("data key", block, known)
-    for name, words in _CHOICES.items():
-        if block.get(name, words[0]) not in words:
-            raise BadInput(f"data key {name} is {block[name]!r}; it takes one of {', '.join(filter(None, words))}")
-    split = block.get("split") or {}
-    if not isinstance(split, Mapping):
-        raise BadInput(f"data key split is {split!r}; it takes field, training, validation and test")
-    _known("data key split.", split, ("field", *_PARTS))
-    values: dict[str, Any] = {name: _texts(name, split[name]) for name in _PARTS if split.get(name) is not None}
-    if split.get("field") is not None:
-        values["field"] = str(split["field"])
-    given = {name: value for name, value in block.items() if value is not None} | {"split": values}
-    if "control" in given:
-        given["control"] = str(given["control"])
-    options = Options(**given)
+    given = {name: value for name, value in block.items() if value is not None}
+    if "split" in given:
+        split = asdict(schemas.block(_Split, given["split"], ["split"]))
+        given["split"] = {name: value for name, value in split.items() if value is not None}
+    options = schemas.block(Options, given)
     if bool(options.project) == bool(options.generator):
         raise BadInput("the data block names a project (a folder) or the generator cells, one of the two")
     return options
-
-
-def _known(what: str, given: Mapping[str, Any], known: Any) -> None:
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), list(known), n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
-            raise BadInput(f"unknown {what}{'' if what.endswith('.') else ' '}{name}{hint}")
-
-
-def _texts(name: str, values: Any) -> tuple[str, ...]:
-    if isinstance(values, (list, tuple)):
-        return tuple(str(value) for value in values)
-    if isinstance(values, (str, int, float)) and not isinstance(values, bool):
-        return (str(values),)
-    raise BadInput(f"data key split.{name} is {values!r}; it takes values of the split's column, such as [Training]")

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import field
+from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
+
+from ground import schemas
 from ground.errors import BadInput
-from ground.settings import Table
-from ground.settings import resolve as checked
+from ground.limits import shown
+from ground.schemas import Several, Whole
+
+Names = Annotated[tuple[str, ...], Several]
 
 
-@dataclass(frozen=True)
+def _names_or_indices(values: tuple[Any, ...]) -> tuple[str | int, ...]:
+    if any(isinstance(value, bool) or not isinstance(value, (str, int)) for value in values):
+        raise ValueError(f"is {shown(list(values))}; it takes a list of names or indices")
+    return values
+
+
+NamesOrIndices = Annotated[tuple[Any, ...], Several, AfterValidator(_names_or_indices)]
+
+
+@dataclass(frozen=True, config=schemas.BLOCK)
 class Options:
     """What to read, and what to make of it.
 
@@ -33,39 +47,25 @@ class Options:
         witness: cells that are kept out of training; where none are named, those that the training meta names.
     """
 
-    path: tuple[str, ...] = ()
-    generator: str = ""
+    path: Names = ()
+    generator: Literal["", "neurons"] = ""
     options: dict[str, Any] = field(default_factory=dict)
     meta: str = ""
-    probes: tuple[str | int, ...] = ()
-    stims: tuple[str | int, ...] = ()
-    stimuli: str = "append"
-    target: str = "auto"
-    ranges: str = "auto"
-    features: str = "none"
-    normalisation: str = "stored"
-    samples_per_epoch: int = 0
-    limit_mb: float = 0.0
-    witness: tuple[str, ...] = ()
+    probes: NamesOrIndices = ()
+    stims: NamesOrIndices = ()
+    stimuli: Literal["append", "samples", "towers"] = "append"
+    target: Literal["auto", "u", "ustar"] = "auto"
+    ranges: Literal["auto", "centred", "ranged"] = "auto"
+    features: Literal["none", "efel", "stim", "both"] = "none"
+    normalisation: Literal["stored", "sample", "probe"] = "stored"
+    samples_per_epoch: Annotated[Whole, Field(ge=0)] = 0
+    limit_mb: Annotated[float, Field(ge=0)] = 0.0
+    witness: Names = ()
 
     @property
     def extras(self) -> tuple[str, ...]:
         """The kinds of features that are read."""
         return {"none": (), "both": ("efel", "stim")}.get(self.features, (self.features,))
-
-
-_LISTS = {"path": (str,), "probes": (str, int), "stims": (str, int), "witness": (str,)}
-_TABLE: Table = {
-    "generator": ("", ("", "neurons"), None),
-    "meta": ("", None, None),
-    "stimuli": ("append", ("append", "samples", "towers"), None),
-    "target": ("auto", ("auto", "u", "ustar"), None),
-    "ranges": ("auto", ("auto", "centred", "ranged"), None),
-    "features": ("none", ("none", "efel", "stim", "both"), None),
-    "normalisation": ("stored", ("stored", "sample", "probe"), None),
-    "samples_per_epoch": (0, 0, None),
-    "limit_mb": (0.0, 0.0, None),
-}
 
 
 def resolve(block: Mapping[str, Any]) -> Options:
@@ -74,37 +74,9 @@ def resolve(block: Mapping[str, Any]) -> Options:
     Raises:
         BadInput: an unknown key (with the nearest known one), a value of the wrong kind, or nothing to read.
     """
-    values: dict[str, Any] = {}
-    plain: dict[str, Any] = {}
-    for name, value in block.items():
-        if name in _LISTS:
-            values[name] = _list(name, value)
-        elif name == "options":
-            if not isinstance(value, dict):
-                raise BadInput(f"data key options is {value!r}; it takes a mapping")
-            values[name] = dict(value)
-        elif name in _TABLE:
-            plain[name] = value
-        else:
-            known = [*_TABLE, *_LISTS, "options"]
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
-            raise BadInput(f"unknown data key {name}; {hint}")
-    try:
-        values |= checked("cellspike data", _TABLE, plain)
-    except BadInput as error:
-        raise BadInput(f"data key {error}") from None
-    options = Options(**values)
+    options = schemas.block(Options, block)
     if bool(options.path) == bool(options.generator):
         raise BadInput("the data block must name either path or generator: neurons")
     if options.options and not options.generator:
         raise BadInput("data key options belongs to a generator, and the block names none")
     return options
-
-
-def _list(name: str, value: Any) -> tuple[Any, ...]:
-    items = value if isinstance(value, (list, tuple)) else (value,)
-    if any(isinstance(item, bool) or not isinstance(item, _LISTS[name]) for item in items):
-        kind = "names" if _LISTS[name] == (str,) else "names or indices"
-        raise BadInput(f"data key {name} is {value!r}; it takes a list of {kind}")
-    return tuple(items)

@@ -15,8 +15,8 @@ import numpy as np
 from ground import hdf5
 from ground.errors import BadInput
 from ground.hdf5 import reading_hdf5
-from ground.limits import shown
 from ground.paths import expanded
+from models.ndt.options import resolve
 
 LARGEST_COUNT = 1000  # more spikes in one bin than any neuron fires
 LONGEST = 10_000
@@ -224,10 +224,7 @@ def _factor(file: h5py.File, path: Path) -> float:
 
 def load(config: Mapping[str, Any], phase: str) -> SpikeData:
     """The data of a search space's `data` block (see `file_of`)."""
-    share = config.get("heldout_share", 0.25)
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
-        raise BadInput(f"data key heldout_share is {shown(share)}; it takes a share above 0 and below 1")
-    return load_h5(file_of(config, phase), phase, float(share))
+    return load_h5(file_of(config, phase), phase, resolve(config).heldout_share)
 
 
 def shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -257,39 +254,21 @@ def _shape(path: Path, size: int, changed: int) -> tuple[int, int, int]:
 
 
 def file_of(config: Mapping[str, Any], phase: str) -> Path:
-    """The file that a `data` block means.
-
-    `path` names one; `generator: lorenz` makes one; `dataset` names one of the NLB datasets, whose file is
-    prepared on demand from the raw NWB.
+    """The file that a `data` block means, made where it is to be.
 
     Raises:
-        BadInput: the block names none of them, or something unknown.
+        BadInput: the block names none, or something unknown.
     """
-    known = {"path", "generator", "dataset", "heldout_share", "bin_ms", "options"}
-    unknown = sorted(set(config) - known)
-    if unknown:
-        raise BadInput(f"unknown data key {unknown[0]}; known are {', '.join(sorted(known))}")
-    if "path" in config:
-        if not isinstance(config["path"], str) or not config["path"]:
-            raise BadInput(f"data key path is {shown(config['path'])}; it takes a file")
-        return expanded(config["path"])
-    if config.get("generator") == "lorenz":
+    options = resolve(config)
+    if options.path:
+        return expanded(options.path)
+    if options.generator:
         from models.ndt import lorenz
 
-        options = config.get("options") or {}
-        if not isinstance(options, Mapping):
-            raise BadInput(f"data key options is {shown(options)}; it takes a mapping")
-        return lorenz.ensure(options)
-    if "generator" in config:
-        raise BadInput(f"unknown generator {shown(config['generator'])}; there is lorenz")
-    if "dataset" in config:
-        from models.ndt import prepare
+        return lorenz.ensure(options.options or {})
+    from models.ndt import prepare
 
-        width = config.get("bin_ms", 5)
-        if isinstance(width, bool) or not isinstance(width, int):
-            raise BadInput(f"data key bin_ms is {shown(width)}; it takes a whole number")
-        return prepare.ensure(str(config["dataset"]), phase, width)
-    raise BadInput("the data block names neither path, dataset nor generator")
+    return prepare.ensure(str(options.dataset), phase, options.bin_ms)
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import field
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from ground import schemas
 from ground.errors import BadInput
+from ground.schemas import Several, Shares, Whole
 
+Names = Annotated[tuple[str, ...], Several]
 Task = Literal["classification", "regression"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=schemas.BLOCK)
 class Options:
     """What to read, and what to make of it.
 
@@ -44,36 +48,30 @@ class Options:
     """
 
     path: str = ""
-    generator: str = ""
+    generator: Literal["", "xtcav"] = ""
     options: dict[str, Any] = field(default_factory=dict)
-    groups: tuple[str, ...] = ()
+    groups: Names = ()
     image: str = "xtcavimg"
     label: str = "acq.peaksLabel"
-    targets: tuple[str, ...] = ()
-    scalars: tuple[str, ...] = ()
+    targets: Names = ()
+    scalars: Names = ()
     mask: str = ""
     run: str = "run"
     seconds: str = "evt.seconds"
     nanoseconds: str = "evt.nanoseconds"
     fiducials: str = "evt.fiducials"
     task: Task = "classification"
-    classes: int = 0
-    ratio: float = 0.0
-    split: tuple[float, ...] = (0.8, 0.1, 0.1)
-    block: int = 20
-    seed: int = 0
+    classes: Annotated[Whole, Field(ge=0)] = 0
+    ratio: Annotated[float, Field(ge=0)] = 0.0
+    split: Shares = (0.8, 0.1, 0.1)
+    block: Annotated[Whole, Field(ge=1)] = 20
+    seed: Annotated[Whole, Field(ge=0)] = 0
     strict: bool = False
-    cache_mb: float = 1024.0
+    cache_mb: Annotated[float, Field(ge=0)] = 1024.0
     cache: Literal["float32", "float16", "raw"] = "float32"
-    preprocess: tuple[Any, ...] = ("log", "standardise")
+    preprocess: Annotated[tuple[Any, ...], Several] = ("log", "standardise")
     dark: str = ""
-    fit_rows: int = 2000
-
-
-_KNOWN = {f.name: f for f in fields(Options)}
-_DEFAULTS = Options()
-_WORDS = {"task": ("classification", "regression"), "cache": ("float32", "float16", "raw"), "generator": ("", "xtcav")}
-_LEAST = {"classes": 0, "ratio": 0, "block": 1, "seed": 0, "cache_mb": 0, "fit_rows": 1}
+    fit_rows: Annotated[Whole, Field(ge=1)] = 2000
 
 
 def resolve(block: Mapping[str, Any]) -> Options:
@@ -82,13 +80,7 @@ def resolve(block: Mapping[str, Any]) -> Options:
     Raises:
         BadInput: an unknown key (with the nearest known one), a value of the wrong kind, or nothing to read.
     """
-    values: dict[str, Any] = {}
-    for name, value in block.items():
-        if name not in _KNOWN:
-            near = difflib.get_close_matches(str(name), _KNOWN, n=1)
-            raise BadInput(f"unknown data key {name}; " + (f"did you mean {near[0]}?" if near else _all()))
-        values[name] = _checked(name, value)
-    options = Options(**values)
+    options = schemas.block(Options, block)
     if bool(options.path) == bool(options.generator):
         raise BadInput("the data block must name either path or generator: xtcav")
     if options.options and not options.generator:
@@ -96,49 +88,3 @@ def resolve(block: Mapping[str, Any]) -> Options:
     if options.task == "regression" and not options.targets:
         raise BadInput("task: regression needs the names of its datasets (data key targets)")
     return options
-
-
-def _all() -> str:
-    return f"known are {', '.join(sorted(_KNOWN))}"
-
-
-def _checked(name: str, value: Any) -> Any:
-    default = getattr(_DEFAULTS, name)
-    if name in _WORDS:
-        if value not in _WORDS[name]:
-            raise BadInput(f"data key {name} is {value!r}; it takes one of {', '.join(w for w in _WORDS[name] if w)}")
-        return value
-    if name == "split":
-        return _shares(value)
-    if isinstance(default, tuple):
-        items = (value,) if isinstance(value, (str, dict)) else value
-        if not isinstance(items, (list, tuple)) or (
-            name != "preprocess" and any(not isinstance(i, str) for i in items)
-        ):
-            raise BadInput(f"data key {name} is {value!r}; it takes a list of names")
-        return tuple(items)
-    if isinstance(default, (bool, str, dict)):
-        if not isinstance(value, type(default)):
-            kind = {bool: "true or false", str: "a text", dict: "a mapping"}[type(default)]
-            raise BadInput(f"data key {name} is {value!r}; it takes {kind}")
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise BadInput(f"data key {name} is {value!r}; it takes a number")
-    if isinstance(default, int) and value != int(value):
-        raise BadInput(f"data key {name} is {value!r}; it takes a whole number")
-    if value < _LEAST[name]:
-        raise BadInput(f"data key {name} is {value!r}; it must be at least {_LEAST[name]}")
-    return type(default)(value)
-
-
-def _shares(value: Any) -> tuple[float, ...]:
-    wrong = BadInput(
-        f"data key split is {value!r}; it takes the shares of training, validation and test: [0.8, 0.1, 0.1]"
-    )
-    if not isinstance(value, (list, tuple)) or len(value) != 3:
-        raise wrong
-    if any(isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v <= 1 for v in value):
-        raise wrong
-    if abs(sum(value) - 1) > 1e-6 or value[0] <= 0 or value[1] <= 0:
-        raise BadInput(f"data key split is {value!r}; shares sum to 1, and training and validation are above 0")
-    return tuple(float(v) for v in value)

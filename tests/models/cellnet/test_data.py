@@ -64,7 +64,7 @@ WRONG = {
     "a range that falls": ({"train": [2, 1], "val": [3, 3]}, "takes \\[first, last\\]"),
     "two ranges, one path": ({"train": [[1, 1], [2, 2]], "val": [3, 3]}, "takes \\[first, last\\]"),
     "all skipped": ({"train": [None], "val": [3, 3]}, "every path is skipped"),
-    "an unknown task": ({"task": "ghosts"}, "takes one of ghost, charge"),
+    "an unknown task": ({"task": "ghosts"}, "takes .ghost. or .charge."),
     "an unknown transform": ({"transforms": {"rotate": 1}}, "unknown transform rotate"),
     "scales": ({"transforms": {"scale": [1.0, 2.0]}}, "2 factors for 1 paths"),
     "segments": ({"transforms": {"z_segments": [9, 3]}}, "upper bounds rise"),

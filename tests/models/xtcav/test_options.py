@@ -28,7 +28,7 @@ from models.xtcav.options import resolve
         ({"path": "x", "ratio": -1}, "at least 0"),
         ({"path": "x", "cache_mb": float("nan")}, "number"),
         ({"path": "x", "strict": 1}, "true or false"),
-        ({"path": "x", "scalars": [1]}, "list of names"),
+        ({"path": "x", "scalars": [1]}, "scalars.0 is 1; it takes text"),
         ({"path": "x", "task": "guess"}, "regression"),
         ({"path": "x", "task": "regression"}, "targets"),
     ],
