@@ -12,8 +12,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ensembles.artifact import Artifact
+from ground.errors import BadInput
 from search_spaces import Domain
 from studies import ledger
+from studies.results import read_metrics
 from studies.study import Study
 
 Section = tuple[str, go.Figure]
@@ -181,16 +183,15 @@ def learning_curves(study: Study, trials: pd.DataFrame) -> Section:
     order = trials.sort_values(metric, ascending=mode == "max", kind="stable")["trial_id"]
     for trial_id in order:
         try:
-            rows = pd.read_csv(study.trials / trial_id / "metrics.csv")
-        except (FileNotFoundError, pd.errors.EmptyDataError):
+            rows = read_metrics(study.trials / trial_id, metric)
+        except BadInput:  # a curve less is no reason to have no report
             continue
-        if metric in rows and "step" in rows:
-            best = trial_id == order.iloc[-1]
-            line = {"color": "#d62728", "width": 2.5} if best else {"color": "#7a8ca3", "width": 1.2}
-            figure.add_scatter(
-                x=rows["step"], y=rows[metric], mode="lines", line=line, opacity=1.0 if best else 0.6,
-                name=shown(f"{trial_id}, the best" if best else trial_id), showlegend=best,
-            )  # fmt: skip
+        best = trial_id == order.iloc[-1]
+        line = {"color": "#d62728", "width": 2.5} if best else {"color": "#7a8ca3", "width": 1.2}
+        figure.add_scatter(
+            x=rows["step"], y=rows[metric], mode="lines", line=line, opacity=1.0 if best else 0.6,
+            name=shown(f"{trial_id}, the best" if best else trial_id), showlegend=best,
+        )  # fmt: skip
     figure.update_layout(
         _PLAIN, xaxis_title="step", yaxis_title=shown(f"validation {metric}"), showlegend=True, hoverlabel_namelength=-1
     )

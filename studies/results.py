@@ -85,10 +85,10 @@ def _read(file: Path, model: type[Schema]) -> dict[str, Any] | None:
     return found
 
 
-def read_metrics(folder: Path) -> pd.DataFrame:
-    """A trial's validations, in order.
+def read_metrics(folder: Path, metric: str) -> pd.DataFrame:
+    """A trial's validations, in order: `step`, the metric and what else was measured.
 
     Raises:
         BadInput: there are none, or no such table.
     """
-    return read_table(folder / "metrics.csv", numbers=("step",), index=False)
+    return read_table(folder / "metrics.csv", numbers=("step", metric), index=False)

@@ -12,6 +12,7 @@ from ensembles import build, figures, report, terminal
 from ground.files import write_json
 from models import registry
 from search_spaces import Domain
+from studies import ledger
 from studies.study import open_study
 from tests.conftest import ROOT
 from tests.ensembles.studies import add_trial, write_data, write_study
@@ -73,6 +74,10 @@ def test_a_report_of_such_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         settings = {name: row[name] for name in SPACE if row[name] is not None and row[name] == row[name]}
         add_trial(study, number, 0.5 + 0.1 * number, settings)
     found = build.build(study)
+    (study.path / "trials/t01/metrics.csv").unlink()
+    (study.path / "trials/t02/metrics.csv").write_bytes(b"step,mse\n1,\xff\n")
+    _, curves = figures.learning_curves(study, ledger.table(study))
+    assert {curve.name[:3] for curve in curves.data} == {"t00", "t03", "t04", "t05"}
     page = report.write(study).read_text()
     for words in ("Parameter importance", "Parallel coordinates", "Learning curves", "Ensemble size", "t00.best"):
         assert words in page
