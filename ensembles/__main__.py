@@ -54,7 +54,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     bring.add_argument("--family", help="whose checkpoints they are (default: told by the metric that ranks them)")
     bring.add_argument("--suffix", default="-imported", help="added to each dataset's name (default -imported)")
     bring.add_argument("--overwrite", action="store_true", help="replace studies that are there already")
-    score = commands.add_parser("score", help="score by the field's own evaluation (of the NLB: nlb_tools)")
+    score = commands.add_parser(
+        "score", help="score by the field's own evaluation: of the NLB nlb_tools', of others the test part"
+    )
     score.add_argument("study", help="a study, an ensemble folder, or a submission's HDF5 file")
     score.add_argument(
         "--target", type=Path, help="the truth (of the NLB: EvalAI's target file): the FINAL TEST, never for selection"
@@ -143,7 +145,7 @@ def _score(arguments: argparse.Namespace) -> int:
     if result["phase"] == "test":
         print("FINAL TEST SCORE: report it, never choose by it")
     for dataset, values in result["scores"].items():
-        print(f"{dataset} ({result['phase']})")
+        print(dataset if result["phase"] == "test" else f"{dataset} (validation)")
         for name, value in values.items():
             print(f"  {name:12} {value:.4f}")
     return 0

@@ -289,6 +289,9 @@ class Family(ABC):
     """What `python -m download` can bring for this family."""
     data_parallel: bool = False
     """Whether one model can be trained by several ranks (`run_hyperopt.py --ranks`), as `Learner` says."""
+    evaluated: str = "val"
+    """What `evaluate` scores where it is given no target: the validation phase ("val"), or a part that nothing in a
+    study has seen ("test")."""
     associative: bool = True
     """Whether combining a combination (weighted by its members' sum) with one more member gives what combining all
     at once gives. True of means; selection is much faster with it."""
@@ -507,7 +510,7 @@ class Family(ABC):
         Args:
             predicted: the ensemble's predict function, or a submission's file.
             config: the study's `data` block (empty for a file that belongs to none).
-            target: the truth of a final test; None for the validation phase.
+            target: the truth of a final test; None for what `evaluated` says.
             name: what to call a dataset that has no name.
 
         Returns:

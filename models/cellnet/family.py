@@ -30,6 +30,7 @@ class CellNetFamily(Family):
 
     name = "cellnet"
     default_space = "cellnet"
+    evaluated = "test"
     folders = FOLDERS
     environment = ("NLB_HOME",)
     data_parallel = True

@@ -38,6 +38,7 @@ class CellprofilerFamily(Family):
 
     name = "cellprofiler"
     default_space = "cellprofiler"
+    evaluated = "test"
     folders = FOLDERS
     environment = ("NLB_HOME",)
 

@@ -33,6 +33,7 @@ class CellSpikeFamily(Family):
     metric = metrics.MSE
     snapshots = {"best": metrics.MSE}
     default_space = "cellspike"
+    evaluated = "test"
     folders = FOLDERS
     environment = ("NLB_HOME",)
     data_parallel = True

@@ -31,6 +31,7 @@ class XtcavFamily(Family):
 
     name = "xtcav"
     default_space = "xtcav"
+    evaluated = "test"
     folders = FOLDERS
     environment = ("NLB_HOME",)
 

@@ -142,6 +142,12 @@ def test_where_two_families_have_a_hook_the_user_decides(
     assert f"families {', '.join(handing_in)} have submission; say which with --family NAME" in capsys.readouterr().err
     assert main(["score", str(file), "--target", str(file), "--family", "two"]) == 0
     assert "FINAL TEST" in capsys.readouterr().out
+    # without a target it is what the family says
+    assert main(["score", str(file), "--family", "two"]) == 0
+    assert "FINAL TEST" not in capsys.readouterr().out
+    monkeypatch.setattr(registry.get("two"), "evaluated", "test")
+    assert main(["score", str(file), "--family", "two"]) == 0
+    assert "FINAL TEST" in capsys.readouterr().out
     with pytest.raises(BadInput, match="no model family here has open"):
         monkeypatch.setattr(registry, "every", list)
         registry.choose("open")
