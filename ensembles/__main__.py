@@ -54,9 +54,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     bring.add_argument("--family", help="whose checkpoints they are (default: told by the metric that ranks them)")
     bring.add_argument("--suffix", default="-imported", help="added to each dataset's name (default -imported)")
     bring.add_argument("--overwrite", action="store_true", help="replace studies that are there already")
-    score = commands.add_parser(
-        "score", help="score by the field's own evaluation: of the NLB nlb_tools', of others the test part"
-    )
+    words = "score by the field's own evaluation: of the NLB by nlb_tools, of other families on their test part"
+    score = commands.add_parser("score", help=words)
     score.add_argument("study", help="a study, an ensemble folder, or a submission's HDF5 file")
     score.add_argument(
         "--target", type=Path, help="the truth (of the NLB: EvalAI's target file): the FINAL TEST, never for selection"
