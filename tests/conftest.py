@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +30,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Two processes run tests; one that is marked `alone` waits until the other has ended its own, and holds it up."""
+    place = Path(tempfile.gettempdir()) / f"concert-tests-{os.getuid()}"
+    with open(f"{place}.gate", "a") as gate, open(f"{place}.lock", "a") as lock:
+        fcntl.flock(gate, fcntl.LOCK_EX)  # who waits here comes before who comes later
+        fcntl.flock(lock, fcntl.LOCK_EX if "alone" in item.keywords else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        return (yield)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What tests have to show (`record_property("shows", text)`), whichever process ran them."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, text in getattr(report, "user_properties", ()):
+                if name == "shows" and getattr(report, "when", "") == "call":
+                    terminalreporter.write_line(text)
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import inference, ndt, searchers, selection
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "ratio"), [("band", 1.6), ("no band", 1.4)])
 def test_a_step_is_faster_than_the_textbook_loop(case: str, ratio: float) -> None:
@@ -16,12 +17,14 @@ def test_a_step_is_faster_than_the_textbook_loop(case: str, ratio: float) -> Non
     assert times["plain"] / times["ours"] > ratio
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_inference_is_faster_than_the_plain_loop() -> None:
     times = inference.measure(30, 4, 5)
     assert times["plain, one thread"] / times["ours"] > 1.1
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_an_ensemble_is_chosen_in_time_and_memory() -> None:
     seconds, pool = selection.whole()

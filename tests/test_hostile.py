@@ -80,7 +80,7 @@ def every(good: dict[str, Path]) -> Iterator[Case]:
 
 
 def test_bad_inputs(
-    good: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    good: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, str], None]
 ) -> None:
     def begun(*_: object) -> None:
         raise AssertionError("a search was begun")
@@ -99,9 +99,9 @@ def test_bad_inputs(
         if wrong:
             failed.append(f"{case.group} / {case.name}: {'; '.join(wrong)} | {line[:300]}")
         shutil.rmtree(folder)
-    with capsys.disabled():
-        print("\n" + "\n".join(f"{count:6}  {group}" for group, count in sorted(COUNTS.items())))
-        print(f"{COUNTS.total():6}  bad inputs, {len(failed)} of them not refused as they should be")
+    lines = [f"{count:6}  {group}" for group, count in sorted(COUNTS.items())]
+    lines.append(f"{COUNTS.total():6}  bad inputs, {len(failed)} of them not refused as they should be")
+    record_property("shows", "\n".join(lines))
     assert COUNTS.total() >= 300
     assert not failed, "\n".join(failed)
 
@@ -181,7 +181,7 @@ def test_damaged_files(
     good: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    record_property: Callable[[str, str], None],
 ) -> None:
     """Whatever bytes of a good file become, it is read, or refused by its name in one line."""
     monkeypatch.setenv(registry.EXTRA_FOLDERS, str(HERE))
@@ -207,6 +207,4 @@ def test_damaged_files(
 
     one()
     assert refused
-    COUNTS[f"generated: {kind}"] += refused
-    with capsys.disabled():
-        print(f"\n{refused:6}  generated: {kind}", end="")
+    record_property("shows", f"{refused:6}  generated: {kind}")

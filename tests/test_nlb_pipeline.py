@@ -22,7 +22,9 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("dataset", ["mc_maze_small", "mc_rtt", "dmfc_rsg"])
+@pytest.mark.parametrize(
+    "dataset", ["mc_maze_small", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mc_rtt", "dmfc_rsg"))]
+)
 def test_from_raw_recordings_to_a_scored_submission(
     dataset: str, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

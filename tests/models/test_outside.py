@@ -42,7 +42,9 @@ def by_entry_point(
     return {"PYTHONPATH": str(place / "site")}
 
 
-@pytest.mark.parametrize("way", [by_folder, by_entry_point], ids=["folder", "entry point"])
+@pytest.mark.parametrize(
+    "way", [by_folder, pytest.param(by_entry_point, marks=pytest.mark.slow)], ids=["folder", "entry point"]
+)
 def test_search_ensemble_and_prediction_of_a_family_from_elsewhere(way: object, tmp_path: Path, home: Path) -> None:
     env = way(tmp_path)  # type: ignore[operator]
     (tmp_path / "spaces").mkdir()

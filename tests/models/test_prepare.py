@@ -24,8 +24,17 @@ def another_familys_pandas() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("width", [5, 20])
-@pytest.mark.parametrize("dataset", prepare.DATASETS)
+_FEW = {("mc_maze_small", 5), ("mc_rtt", 20), ("dmfc_rsg", 5)}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "width"),
+    [
+        pytest.param(dataset, width, marks=[] if (dataset, width) in _FEW else pytest.mark.slow)
+        for dataset in prepare.DATASETS
+        for width in (5, 20)
+    ],
+)
 def test_tensors_are_those_of_nlb_tools(dataset: str, width: int, home: Path) -> None:
     from nlb_tools.make_tensors import make_eval_input_tensors, make_eval_target_tensors, make_train_input_tensors
     from nlb_tools.nwb_interface import NWBDataset

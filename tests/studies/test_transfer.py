@@ -66,6 +66,7 @@ def test_another_family(study: Path) -> None:
         transfer.resolve(f"{study}/t1.best", "ndt")
 
 
+@pytest.mark.slow
 def test_the_command_resolves_it_into_the_study(study: Path, tmp_path: Path) -> None:
     np.savetxt(tmp_path / "values.txt", np.arange(10.0))
     command = [

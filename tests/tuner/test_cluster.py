@@ -91,6 +91,7 @@ def test_an_address_that_leads_nowhere_is_one_line_soon(env: dict[str, str], tmp
     assert not (tmp_path / "one").exists()
 
 
+@pytest.mark.slow
 def test_a_listener_that_is_no_ray_is_one_line_soon(env: dict[str, str], tmp_path: Path) -> None:
     import socket
 
@@ -128,6 +129,7 @@ def test_a_ray_that_died_is_one_line_soon_and_nothing_stays(victim: str, env: di
     assert "resuming study one" in out
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_an_end_is_heard_where_ray_hears_nothing(env: dict[str, str], tmp_path: Path) -> None:
     process = start(tmp_path / "one", env)

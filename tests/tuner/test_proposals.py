@@ -36,7 +36,8 @@ def proposals(study: Path) -> list[dict[str, object]]:
     return [c["settings"] for c in sorted(configs, key=lambda c: c["number"])]
 
 
-@pytest.mark.parametrize(("searcher", "kills"), [("skopt", 12 if SLOW else 2), ("optuna", 1), ("random", 1)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("searcher", "kills"), [("skopt", 12), ("optuna", 1), ("random", 1)])
 def test_killed_and_uninterrupted_studies_propose_the_same(searcher: str, kills: int, tmp_path: Path) -> None:
     if searcher != "skopt" and not SLOW:
         pytest.skip("slow: set CONCERT_SLOW=1")

@@ -38,6 +38,7 @@ def scores(study: Path) -> pd.DataFrame:
     return pd.read_csv(study / "models.csv")[["trial_id", "mse", "step", "train_loss", "status"]]
 
 
+@pytest.mark.slow
 def test_two_ranks_train_what_one_would(env: dict[str, str], tmp_path: Path) -> None:
     for ranks in (1, 2):
         done = run("run_hyperopt.py", "parallel", "--study", tmp_path / f"of{ranks}", "--ranks", ranks, env=env)

@@ -287,6 +287,7 @@ def test_samples_lie_in_their_domain(name: str, seed: int) -> None:
     assert MIXED[name].contains(sample(MIXED[name], np.random.default_rng(seed)))
 
 
+@pytest.mark.alone
 def test_a_suggestion_at_120_trials_is_cheap() -> None:
     """Measured against one plain fit of the same model in the same run: machines differ, ratios less."""
     import time

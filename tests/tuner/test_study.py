@@ -158,6 +158,7 @@ def test_a_foreign_folder_is_never_deleted(tiny_space: Path, tmp_path: Path) -> 
     assert (place / "thesis.txt").read_text() == "years"
 
 
+@pytest.mark.slow
 def test_killed_drivers_lose_nothing(tiny_space: Path, tmp_path: Path) -> None:
     """kill -9 at random moments; every finished trial stays as it was, and the study ends complete."""
     study, samples = tmp_path / "killed", 6
@@ -226,6 +227,7 @@ def test_interrupted_trial_ends_as_if_never_stopped(tiny_space: Path, tmp_path: 
     pd.testing.assert_frame_equal(rows["straight"], rows["cut"])
 
 
+@pytest.mark.slow
 def test_killed_worker_is_replaced(tiny_space: Path, tmp_path: Path) -> None:
     study = tmp_path / "worker"
     process = start(tiny_space, study, "--samples", 2, "--no-ensemble", "--set", "TRAIN.NUM_UPDATES=400")
@@ -267,6 +269,7 @@ def test_second_search_of_a_study_is_refused(tiny_space: Path, tmp_path: Path) -
         kill(process)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_full_disk_stops_and_resumes(tiny_space: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
@@ -302,6 +305,7 @@ def test_failed_and_diverged_trials_stay_in_the_table(tiny_space: Path, tmp_path
     assert frame["reason"].str.contains("loss is nan|loss is inf").all()
 
 
+@pytest.mark.slow
 def test_asha_and_optuna_and_warm_start(tiny_space: Path, tmp_path: Path) -> None:
     study = tmp_path / "asha"
     done = search(tiny_space, study, "--samples", 5, "--scheduler", "asha", "--searcher", "optuna", "--keep", 3,

@@ -376,6 +376,7 @@ def test_spconv_itself_agrees_where_it_is_installed() -> None:
             close(found(x, conv.weight, size, sites), conv(x, sites), torch.float32)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_sparse_is_much_faster_than_dense() -> None:
     threads = torch.get_num_threads()

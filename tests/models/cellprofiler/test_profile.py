@@ -270,6 +270,7 @@ def test_a_folder_with_several_snapshots(root: Path, model: Path, tmp_path: Path
     assert run(root, "--model", folder) == 2
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_it_is_faster_than_a_loop_over_files() -> None:
     from benchmarks import cellprofiler

@@ -109,12 +109,14 @@ def test_the_benchmarks_plain_network_is_the_same_function() -> None:
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_training_is_faster_than_the_textbook_loop(tmp_path: Path) -> None:
     times = benchmark.training(5, tmp_path)
     assert times["plain"] / times["ours"] > benchmark.FLOORS["training"]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_reading_in_order_costs_what_h5py_takes(tmp_path: Path) -> None:
     seconds = benchmark.reading(5, tmp_path)
