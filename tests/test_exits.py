@@ -60,6 +60,7 @@ def test_nobody_reads(home: Path) -> None:
     assert both.returncode == 2
 
 
+@pytest.mark.slow
 def test_a_search_that_nobody_reads(tiny_space: Path, tmp_path: Path) -> None:
     """It ends somehow, never in a traceback, and the same command goes on."""
     done = shell(f"python run_hyperopt.py {tiny_space} --study {tmp_path}/one --samples 1 | true")
