@@ -60,7 +60,7 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
         if size > most:
             raise BadInput(f"{path}: {size} bytes; {most} are the most")
         with open(path, "rb") as file:
-            return file.read(most).decode("utf-8")
+            return file.read(size).decode("utf-8")  # room is made for what is asked for, there or not
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except UnicodeDecodeError:

@@ -33,7 +33,7 @@ def read_table(
     Raises:
         BadInput: no such file, or not such a table.
     """
-    _measured(path, separator)
+    measure(path, separator)
     spaces: dict[str, Any] = {"sep": r"\s+"} if separator == " " else {"sep": separator}
     try:
         frame = pd.read_csv(
@@ -57,14 +57,18 @@ def read_table(
     return frame
 
 
-def _measured(path: Path, separator: str) -> None:
-    """Refuse what is no text table, or takes more memory than it says."""
+def measure(path: Path, separator: str = ",") -> None:
+    """Refuse what is no text table, or takes more memory than it says.
+
+    Raises:
+        BadInput: that.
+    """
     try:
         size = regular(path).st_size
         if size > MOST_BYTES:
             raise BadInput(f"{path}: {size} bytes; {MOST_BYTES} are the most")
         with open(path, "rb") as file:
-            content = file.read(MOST_BYTES)
+            content = file.read(size)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except OSError as error:

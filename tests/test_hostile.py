@@ -33,7 +33,8 @@ from studies import ledger
 from studies.study import open_study
 from tests.conftest import LORENZ
 from tests.ensembles.studies import write_data, write_study
-from tests.hostile import MOST_SECONDS, Case, archives, arrays, documents, judge, little_memory, special, words
+from tests.hostile import MOST_SECONDS, Case, archives, arrays, documents, judge, little_memory, plates, special, words
+from tests.models.cellprofiler import plates as cells
 from tests.models.cellspike import written as packs
 from tests.models.test_registry import HERE
 from tests.models.xtcav import written as shots
@@ -67,6 +68,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "shots": shots.write(folder / "shots.h5", np.arange(60) % 3),
         "pack": packs.ontra(folder / "packs"),
         "mlpack": packs.mlpack(folder / "l5.mlPack1.h5"),
+        "plates": cells.stored(folder / "plates"),
     }
 
 
@@ -77,6 +79,7 @@ def every(good: dict[str, Path]) -> Iterator[Case]:
     yield from arrays.cases(good["spikes"], good["shots"], good["pack"], good["mlpack"])
     yield from archives.cases(good["spikes"])
     yield from special.cases(good["spikes"], good["study"])
+    yield from plates.cases(good["plates"])
 
 
 def test_bad_inputs(

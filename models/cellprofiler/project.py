@@ -10,7 +10,6 @@ or PNGs of the index's names where the project came with them.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,15 +19,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ground.documents import read_text
 from ground.errors import BadInput
+from ground.limits import shown
+from ground.tables import measure
 from models.cellprofiler import crops, images
 from models.cellprofiler.config_json import Config
 
 PLATE, WELL, SITE = SITE_COLUMNS = ("Metadata_Plate", "Metadata_Well", "Metadata_Site")
 X, Y = LOCATION_COLUMNS = ("Nuclei_Location_Center_X", "Nuclei_Location_Center_Y")
+_LONGEST = 100  # bytes of the name of a plate, well or site
 _SUFFIX = re.compile(r"\.(tiff?|png|jpe?g|bmp)$", re.IGNORECASE)
-_MOST_BYTES = 1 << 30  # of a CSV file
 
 
 @dataclass(frozen=True)
@@ -335,9 +335,9 @@ def read_csv(path: Path) -> pd.DataFrame:
     Raises:
         BadInput: no such file, or no table.
     """
-    text = read_text(path, _MOST_BYTES)
+    measure(path)
     try:
-        return pd.read_csv(io.StringIO(text.removeprefix("\ufeff")), dtype=str, keep_default_na=False, na_filter=False)
+        return pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False, encoding="utf-8-sig")
     except ValueError as error:
         raise BadInput(f"{path}: not a table ({' '.join(str(error).split())[:100]})") from None
 
@@ -364,9 +364,12 @@ def _check_names(path: Path, index: pd.DataFrame) -> None:
     """Names of plates, wells and sites become names of files."""
     for column in SITE_COLUMNS:
         for value in index[column].unique():
-            if value in ("", ".", "..") or "/" in value or "\0" in value or value != value.strip():
+            odd = value in ("", ".", "..") or "/" in value or value != value.strip()
+            if odd or not value.isprintable() or len(value.encode()) > _LONGEST:
                 row = int(np.flatnonzero(index[column].to_numpy() == value)[0])
-                raise BadInput(f"{path}, line {row + 2}: {column} is {value!r}, which cannot be part of a file's name")
+                raise BadInput(
+                    f"{path}, line {row + 2}: {column} is {shown(value)}, which cannot be part of a file's name"
+                )
 
 
 def _size(pixels: np.ndarray) -> str:

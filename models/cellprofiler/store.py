@@ -19,15 +19,17 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
-from ground.documents import regular
+from ground.documents import read_json, regular
 from ground.errors import BadInput
-from ground.files import read_json, sha256
+from ground.files import sha256
 from ground.hdf5 import reading_hdf5
+from ground.schemas import Natural, Schema, checked
 from models.cellprofiler import images
 from models.cellprofiler.project import LOCATION_COLUMNS, SITE_COLUMNS
 
@@ -37,10 +39,22 @@ FIRST = ("Key", *SITE_COLUMNS, *LOCATION_COLUMNS, "Target", "Class_Name", "Split
 """The columns that every table has."""
 PLACE = ("Shard", "Row")
 _FORMAT = "concert cells 1"
-_SAYS = {"kind": str, "channels": list, "box": int, "dtype": str, "classes": list, "shards": list, "pixels": str}
 _OPEN = 64  # shards that are kept open
 _THREADS = 4  # that read PNGs
 _STATUS = "Training_Status"
+
+
+class _Says(Schema):
+    """store.json."""
+
+    format: Literal["concert cells 1"]
+    kind: Literal["hdf5", "png"]
+    channels: list[str] = Field(min_length=1)
+    classes: list[str] = Field(min_length=1)
+    box: int = Field(ge=1, le=4096)
+    dtype: Literal["uint8", "uint16", "float32"]
+    shards: list[Natural]
+    pixels: str
 
 
 def shard_name(number: int) -> str:
@@ -98,16 +112,11 @@ class CropStore:
             BadInput: no such folder or table, a store that was never finished, or a table that lacks what is needed.
         """
         folder = Path(folder)
-        about = read_json(folder / STORE)
-        if about is None:
-            if (folder / "plan.json").exists():
-                raise BadInput(f"{folder}: its sampling was not finished; the same command of `sample` goes on")
-            about = {}
-        elif about.get("format") != _FORMAT:
-            raise BadInput(f"{folder / STORE}: its format is {about.get('format')!r}, known is {_FORMAT!r}")
-        elif any(not isinstance(about.get(name), kind) for name, kind in _SAYS.items()):
-            wrong = next(name for name, kind in _SAYS.items() if not isinstance(about.get(name), kind))
-            raise BadInput(f"{folder / STORE}: {wrong} is {about.get(wrong)!r}; sample again")
+        about: dict[str, Any] = {}
+        if os.path.lexists(folder / STORE):
+            about = checked(_Says, read_json(folder / STORE), folder / STORE).model_dump()
+        elif (folder / "plan.json").exists():
+            raise BadInput(f"{folder}: its sampling was not finished; the same command of `sample` goes on")
         path = folder / metadata
         table = _table(path)
         places = None

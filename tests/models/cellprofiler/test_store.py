@@ -202,8 +202,11 @@ def test_stores_that_cannot_be_read(root: Path, tmp_path: Path) -> None:
     (folder / "store.json").write_text(json.dumps(about | {"box": "16"}))
     with pytest.raises(BadInput, match=r"store\.json: box is '16'"):
         CropStore.open(folder)
-    (folder / "store.json").write_text(json.dumps({"format": "other"}))
-    with pytest.raises(BadInput, match="its format is 'other'"):
+    (folder / "store.json").write_text(json.dumps(about | {"format": "other"}))
+    with pytest.raises(BadInput, match="format is 'other'"):
+        CropStore.open(folder)
+    (folder / "store.json").write_text("{")
+    with pytest.raises(BadInput, match=r"store\.json"):
         CropStore.open(folder)
 
 
