@@ -57,7 +57,7 @@ def load_state(path: Path, device: str = "cpu") -> dict[str, Any]:
     """What `save_state` wrote.
 
     Raises:
-        ValueError: the file is damaged or was not written by `save_state`.
+        BadInput: the file is damaged or was not written by `save_state`.
         FileNotFoundError: there is no such file.
     """
     try:
@@ -86,7 +86,7 @@ def load_state(path: Path, device: str = "cpu") -> dict[str, Any]:
         raise
     except (SafetensorError, KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
         reason = str(error).removeprefix(f"{path}: ")[:100]
-        raise ValueError(f"{path}: damaged checkpoint ({reason})") from None
+        raise BadInput(f"{path}: damaged checkpoint ({reason})") from None
 
 
 def _refuse_long_header(path: Path) -> None:

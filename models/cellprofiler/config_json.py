@@ -14,6 +14,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ground.documents import parse_json, read_text
 from ground.errors import BadInput
+from ground.schemas import told
 
 PATHS = (
     "root", "config", "config_file", "config_folder", "images", "locations", "metadata", "outlines", "index",
@@ -260,10 +261,8 @@ def _line(error: ValidationError) -> str:
     at = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
         line = f"unknown key {'.'.join(at)}{_near(at[-1], _known(at[:-1]))}"
-    elif first["type"] == "missing":
-        line = f"has no {'.'.join(at)}"
     else:
-        line = f"{'.'.join(at)} is {str(first['input'])[:60]!r}: {first['msg']}"
+        line = told(first)
     return line + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")
 
 

@@ -60,7 +60,7 @@ def test_sites_of_the_validation_are_not_for_the_test_too() -> None:
         ({"trian": {}}, "unknown key trian; did you mean train?"),
         ({"train__partition__trainig_values": []}, "did you mean training_values?"),
         ({"dataset__locations__box_size": "big"}, "dataset.locations.box_size is 'big'"),
-        ({"dataset__images__bits": 12}, "dataset.images.bits is '12'"),
+        ({"dataset__images__bits": 12}, "dataset.images.bits is 12; it takes 8 or 16"),
         ({"dataset__images__channels": []}, "dataset.images.channels"),
         ({"dataset__images__channels": ["A", "A"]}, "has A twice"),
         ({"dataset__locations": {}}, "has no dataset.locations.box_size"),
@@ -176,7 +176,7 @@ def test_projects_that_cannot_be_opened(tmp_path: Path) -> None:
     index.write_text(text.replace("P-1,A01,1", "P-1,../A01,1"))
     refused(root, "line 2: Metadata_Well is '../A01'")
     index.write_bytes(b"\xff\xfe\0")
-    refused(root, "no UTF-8")
+    refused(root, "NUL bytes")
     index.write_text(text)
     (root / "inputs/config/b.json").write_text(json.dumps(content()))
     refused(root, "has 2 configurations (b.json, config.json); name one with --config")
