@@ -74,24 +74,28 @@ def _train_on_ranks(config: dict[str, Any], study: Study) -> None:
     """
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
+
+    from tuner.relay import Relay, relayed
+
+    def trainer(relay: Relay) -> TorchTrainer:
+        each = {"CPU": config["cpus"], "GPU": config["gpus"]}
+        return TorchTrainer(
+            _rank,
+            train_loop_config=config,
+            scaling_config=ScalingConfig(
+                num_workers=config["ranks"], use_gpu=bool(config["gpus"]), resources_per_worker=each
+            ),
+            run_config=RunConfig(
+                name=config["trial_id"],
+                storage_path=config["scratch"],
+                callbacks=[relay],  # type: ignore[list-item]
+            ),
+        )
 
     folder = study.trials / config["trial_id"]
     try:
         if read_result(folder) is None:
-            each = {"CPU": config["cpus"], "GPU": config["gpus"]}
-            TorchTrainer(
-                _rank,
-                train_loop_config=config,
-                scaling_config=ScalingConfig(
-                    num_workers=config["ranks"], use_gpu=bool(config["gpus"]), resources_per_worker=each
-                ),
-                run_config=RunConfig(
-                    name=config["trial_id"],
-                    storage_path=config["scratch"],
-                    callbacks=[TuneReportCallback()],  # type: ignore[list-item]
-                ),
-            ).fit()
+            relayed(trainer, tune.report)
     except WorkerGroupError as error:
         failures = list(error.worker_failures.values())
         for failure in failures:
