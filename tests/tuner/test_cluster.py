@@ -65,6 +65,7 @@ def scratch_of(process: subprocess.Popen[str]) -> list[Path]:
     return list(Path(tempfile.gettempdir()).glob(f"concert-ray-{process.pid}-*"))
 
 
+@pytest.mark.slow
 def test_a_plain_search_minds_nobody_elses_ray_and_no_home(env: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "home").mkdir(mode=0o500)
     done = run(

@@ -134,6 +134,7 @@ def test_search_resume_extend_refuse_overwrite(tiny_space: Path, tmp_path: Path)
     assert len(ended(study)) == 1
 
 
+@pytest.mark.slow
 def test_other_data_under_the_same_name_is_refused(tiny_space: Path, spikes: Path, tmp_path: Path) -> None:
     import h5py
 
