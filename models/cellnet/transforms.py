@@ -94,7 +94,7 @@ def parse(given: Any, paths: int) -> Transforms:
         raise BadInput(f"transforms is {shown(given)}; it takes a mapping of {', '.join(_KEYS)}")
     for key in given:
         if key not in _KEYS:
-            raise BadInput(f"unknown transform {key}; known are {', '.join(_KEYS)}")
+            raise BadInput(f"unknown transform {shown(key).strip(chr(39))}; known are {', '.join(_KEYS)}")
     values: dict[str, Any] = {}
     if given.get("coord_lim"):
         values["coord_lim"] = _limits(given["coord_lim"])
