@@ -177,4 +177,4 @@ def _empty(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return not isinstance(value, bool) and hasattr(value, "__float__")
+    return not isinstance(value, bool) and hasattr(value, "__float__") and not math.isnan(float(value))

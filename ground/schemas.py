@@ -50,7 +50,7 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def shares(value: Any) -> Any:
+def _shares(value: Any) -> Any:
     """Of training, validation and test."""
     good = isinstance(value, (list, tuple)) and len(value) == 3
     if not good or any(isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v <= 1 for v in value):
@@ -64,7 +64,7 @@ Several = BeforeValidator(_several)
 """Before a tuple: a list is one, and anything else a tuple of itself."""
 Whole = Annotated[int, BeforeValidator(_whole), Field(le=LARGEST_WHOLE)]
 """2.0 is one, too."""
-Shares = Annotated[tuple[float, ...], BeforeValidator(shares)]
+Shares = Annotated[tuple[float, ...], BeforeValidator(_shares)]
 BLOCK = ConfigDict(strict=True, allow_inf_nan=False)
 """Of a `pydantic.dataclasses.dataclass` for `block`."""
 
@@ -122,6 +122,12 @@ def checked(model: type[Model], content: Any, where: str | Path, under: Sequence
         raise BadInput(f"{where}: {told(first, under)}") from None
 
 
+def nearest(word: str, known: Sequence[str]) -> str:
+    """What to add to a line about an unknown key."""
+    near = difflib.get_close_matches(word[:80], known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+
+
 Declared = TypeVar("Declared")
 
 
@@ -140,9 +146,8 @@ def block(kind: type[Declared], content: Any, under: Sequence[str] = ()) -> Decl
     fields: Mapping[str, Any] = kind.__dataclass_fields__  # type: ignore[attr-defined]
     for name in content:
         if name not in fields:
-            near = difflib.get_close_matches(str(name)[:80], fields, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(fields))}"
-            raise BadInput(f"unknown data key {'.'.join((*under, shown(name).strip(chr(39))))}; {hint}")
+            keys = ".".join((*under, shown(name).strip("'")))
+            raise BadInput(f"unknown data key {keys}{nearest(str(name), sorted(fields))}")
     try:
         return kind(**content)
     except ValidationError as error:

@@ -39,7 +39,6 @@ from tests.models.cellspike import written as packs
 from tests.models.test_registry import HERE
 from tests.models.xtcav import written as shots
 
-COUNTS: Counter[str] = Counter()
 SMALL = {**LORENZ, "train_trials": 6, "eval_trials": 4, "bins": 8, "forward_bins": 2}
 
 
@@ -92,20 +91,21 @@ def test_bad_inputs(
     monkeypatch.setenv(registry.EXTRA_FOLDERS, str(HERE))
     monkeypatch.setenv("COLUMNS", "200")
     failed = []
+    counts: Counter[str] = Counter()
     for number, case in enumerate(every(good)):
         folder = tmp_path / str(number)
         folder.mkdir()
         monkeypatch.setenv("NLB_HOME", str(folder / "home"))
         monkeypatch.setattr("tempfile.tempdir", str(folder))
         wrong, line = judge(case, folder)
-        COUNTS[case.group] += 1
+        counts[case.group] += 1
         if wrong:
             failed.append(f"{case.group} / {case.name}: {'; '.join(wrong)} | {line[:300]}")
         shutil.rmtree(folder)
-    lines = [f"{count:6}  {group}" for group, count in sorted(COUNTS.items())]
-    lines.append(f"{COUNTS.total():6}  bad inputs, {len(failed)} of them not refused as they should be")
+    lines = [f"{count:6}  {group}" for group, count in sorted(counts.items())]
+    lines.append(f"{counts.total():6}  bad inputs, {len(failed)} of them not refused as they should be")
     record_property("shows", "\n".join(lines))
-    assert COUNTS.total() >= 300
+    assert counts.total() >= 300
     assert not failed, "\n".join(failed)
 
 

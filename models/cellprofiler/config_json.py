@@ -6,7 +6,6 @@ Beyond the original's keys there are `train.partition.test_values` and `dataset.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +13,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ground.documents import parse_json, read_text
 from ground.errors import BadInput
-from ground.schemas import told
+from ground.schemas import nearest, told
 
 PATHS = (
     "root", "config", "config_file", "config_folder", "images", "locations", "metadata", "outlines", "index",
@@ -234,7 +233,7 @@ class Config(_Section):
             )
         unknown = next((name for name in self.paths if name not in PATHS), None)
         if unknown is not None:
-            raise BadInput(f"{where}: unknown key paths.{' '.join(unknown.split())}{_near(unknown, list(PATHS))}")
+            raise BadInput(f"{where}: unknown key paths.{' '.join(unknown.split())}{nearest(unknown, PATHS)}")
         partition = self.train.partition
         parts = [partition.training_values, partition.validation_values, partition.test_values]
         for value in parts[0]:
@@ -249,18 +248,13 @@ def _without_null(value: Any) -> Any:
     return value
 
 
-def _near(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
-
-
 def _line(error: ValidationError) -> str:
     """The first thing that is wrong, and how many more there are."""
     errors = error.errors(include_url=False)
     first = errors[0]
     at = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
-        line = f"unknown key {'.'.join(at)}{_near(at[-1], _known(at[:-1]))}"
+        line = f"unknown key {'.'.join(at)}{nearest(at[-1], _known(at[:-1]))}"
     else:
         line = told(first)
     return line + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")

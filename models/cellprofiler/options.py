@@ -7,28 +7,22 @@ from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
 from ground import schemas
 from ground.errors import BadInput
 from ground.schemas import Several
+from models.cellprofiler.config_json import Text
 
 Objective = Literal["map", "balanced_accuracy"]
 
 
-def _text(value: Any) -> Any:
-    """A label that YAML reads as a number is a text, too."""
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
-
-
-Label = Annotated[str, BeforeValidator(_text)]
-Labels = Annotated[tuple[Label, ...], Several]
+Labels = Annotated[tuple[Text, ...], Several]
 
 
 @dataclass(frozen=True, config=schemas.BLOCK)
 class _Split:
-    field: Label | None = None
+    field: Text | None = None
     training: Labels | None = None
     validation: Labels | None = None
     test: Labels | None = None
@@ -57,7 +51,7 @@ class Options:
     store: str = "single-cells"
     objective: Objective = "map"
     split: dict[str, Any] = field(default_factory=dict)
-    control: Label | None = None
+    control: Text | None = None
     pairs: Literal["any", "plates"] = "any"
 
     def root(self) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, SLOW
+from tests.conftest import ROOT
 from tests.models.test_registry import ENV
 
 # not in alphabetical order: a resumed study once had its dimensions sorted
@@ -39,8 +39,6 @@ def proposals(study: Path) -> list[dict[str, object]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("searcher", "kills"), [("skopt", 12), ("optuna", 1), ("random", 1)])
 def test_killed_and_uninterrupted_studies_propose_the_same(searcher: str, kills: int, tmp_path: Path) -> None:
-    if searcher != "skopt" and not SLOW:
-        pytest.skip("slow: set CONCERT_SLOW=1")
     space, values = tmp_path / "mine.yaml", tmp_path / "values.txt"
     space.write_text(SPACE)
     np.savetxt(values, np.random.default_rng(0).normal(4.0, 1.0, 40))
